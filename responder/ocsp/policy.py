@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be said, and for how long: the rules on times and the table from status to answer.
+
+Knows the Baseline Requirements' and root programs' bounds; no DER, no signer, no clock. Called by service.py for every
+answer, and by ocsp-admin before a policy is stored.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, assert_never
+
+from responder.errors import InternalError, PolicyError, Refusal, TryLater, Unauthorized
+from responder.status.model import (
+    CertStatus,
+    Freshness,
+    Good,
+    Pending,
+    Policy,
+    Purged,
+    Reason,
+    Revoked,
+    Status,
+    UnassignedAnswer,
+    Unknown,
+    whole_second,
+)
+
+_SECOND: Final = timedelta(seconds=1)
+
+# BR 4.9.9 and the Microsoft requirements 3.2.2 agree on the least; the BR allow 10 days, Microsoft 7. Both ends count.
+LEAST_PUBLIC_VALIDITY: Final = timedelta(hours=8)
+MOST_PUBLIC_VALIDITY: Final = timedelta(days=7)
+# Microsoft 3.2.2, and BR 4.9.9 from 16 hours of validity on: the next answer exists this long before the old one ends.
+LEAST_OVERLAP: Final = timedelta(hours=8)
+# A signed unknown tells of no certificate, so the bounds above do not bind it. Below a minute clocks that differ make
+# it useless; above an hour it outlives the doubt it was born of.
+LEAST_UNKNOWN_VALIDITY: Final = timedelta(minutes=1)
+MOST_UNKNOWN_VALIDITY: Final = timedelta(hours=1)
+# BR 4.9.9: nobody may be told "unknown" later than this after a (pre)certificate was made available. An unknown signed
+# just before that moment has to have ended by then, wherever it was cached.
+MOST_PUBLIC_UNKNOWN_VALIDITY: Final = timedelta(minutes=15)
+
+# RFC 6960 section 2.2: how "not issued" is said with the word "revoked". The response needs the extension of section
+# 4.4.8 with it, which is the caller's to ask for where this value is among the answers.
+EXTENDED_REVOKE: Final = Revoked(datetime(1970, 1, 1, tzinfo=UTC), Reason.CERTIFICATE_HOLD)
+
+# 96 hours: twelve times the least allowed, so that a signer out of order over a weekend hurts nobody, and well below
+# the most, so that no stale "good" lives longer than it must. Signed anew at 36 hours: twelve hours before Microsoft's
+# half-way mark, time for people to mend what failed without a rule broken. An hour in shared caches bounds what a
+# revocation waits for where nobody purges. Ten minutes of unknown end well inside the BR's fifteen.
+DEFAULT_POLICY: Final = Policy(
+    validity=timedelta(hours=96),
+    refresh=timedelta(hours=36),
+    max_age=timedelta(hours=1),
+    unassigned=UnassignedAnswer.UNKNOWN,
+    unknown_validity=timedelta(minutes=10),
+)
+
+
+def check_policy(policy: Policy, *, public: bool) -> None:
+    """Check an issuer's times. Raises PolicyError with the rule; `public` means bound by the Baseline Requirements."""
+    for name in ("validity", "refresh", "max_age", "unknown_validity"):
+        period: timedelta = getattr(policy, name)
+        if period < _SECOND or period % _SECOND != timedelta(0):
+            raise PolicyError("RFC 9919 3.2.4", f"{name} is {period}, and has to be whole seconds, at least one")
+    if policy.refresh >= policy.validity:
+        raise PolicyError("RFC 9919 7.1", f"refresh ({policy.refresh}) has to come before validity ({policy.validity})")
+    if policy.max_age > policy.refresh:
+        raise PolicyError("RFC 9919 7.2", f"max_age ({policy.max_age}) is longer than refresh ({policy.refresh})")
+    _check_unknown(policy.unknown_validity, MOST_PUBLIC_UNKNOWN_VALIDITY if public else MOST_UNKNOWN_VALIDITY)
+    if public:
+        _check_public(policy)
+
+
+def _check_unknown(validity: timedelta, most: timedelta) -> None:
+    if not LEAST_UNKNOWN_VALIDITY <= validity <= most:
+        raise PolicyError(
+            "BR 4.9.9, fifteen minutes", f"unknown_validity is {validity}, not {LEAST_UNKNOWN_VALIDITY} to {most}"
+        )
+
+
+def _check_public(policy: Policy) -> None:
+    # BR 4.9.9 also asks for a new answer before half of a short interval remains, and within four days. The two rules
+    # on refresh below leave less room than either, which a test shows.
+    if not LEAST_PUBLIC_VALIDITY <= policy.validity <= MOST_PUBLIC_VALIDITY:
+        raise PolicyError(
+            "BR 4.9.9 and Microsoft 3.2.2",
+            f"validity is {policy.validity}, not {LEAST_PUBLIC_VALIDITY} to {MOST_PUBLIC_VALIDITY}",
+        )
+    if policy.validity - _SECOND - policy.refresh < LEAST_OVERLAP:
+        raise PolicyError(
+            "BR 4.9.9 and Microsoft 3.2.2, overlap",
+            f"refresh at {policy.refresh} is less than {LEAST_OVERLAP} before nextUpdate (validity {policy.validity})",
+        )
+    if policy.refresh * 2 > policy.validity:
+        raise PolicyError(
+            "Microsoft 3.2.2, half", f"refresh ({policy.refresh}) is later than half of validity ({policy.validity})"
+        )
+    if policy.unassigned is UnassignedAnswer.EXTENDED_REVOKE:
+        # The hold it needs is what BR 7.2.2 forbids, and with guessable serials it marks certificates yet to come.
+        raise PolicyError("BR 7.2.2 and RFC 6960 5", "extended-revoke is not for a public issuer; use unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When an answer begins, when it ends, and when it is to be signed anew. Whole seconds, UTC."""
+
+    this_update: datetime
+    next_update: datetime
+    refresh_at: datetime
+
+
+def plan_times(policy: Policy, *, now: datetime, signer_not_after: datetime, public: bool, unknown: bool) -> Times:
+    """Plan the times of an answer signed now; `unknown` for whatever is said of an unassigned serial.
+
+    nextUpdate is the last second of the period, since BR 4.9.9 counts it, and never past the end of the signer's
+    certificate (Mozilla 6). Raises TryLater when what is left of that is no lawful period.
+    """
+    this_update = whole_second(now)
+    wanted = policy.unknown_validity if unknown else policy.validity
+    next_update = min(this_update + wanted - _SECOND, whole_second(signer_not_after))
+    period = next_update - this_update + _SECOND
+    least = LEAST_PUBLIC_VALIDITY if public and not unknown else 2 * _SECOND
+    if period < least:
+        raise TryLater(Refusal.SIGNER_EXPIRING, f"the signer's certificate ends at {signer_not_after}")
+    refresh = policy.refresh
+    if period < policy.validity:
+        # Shorter than configured: anew before half of it remains, as BR 4.9.9 asks below 16 hours.
+        refresh = min(refresh, (period - _SECOND) // (2 * _SECOND) * _SECOND)
+    return Times(this_update, next_update, this_update + refresh)
+
+
+def decide(status: Status | None, *, freshness: Freshness | None, policy: Policy) -> CertStatus:
+    """Turn what the table says into what the answer says; `freshness` is None where nobody could tell.
+
+    Raises TryLater, Unauthorized or InternalError where there is nothing to sign. A reason that a public issuer must
+    not give, such as a hold, is the lint's to stop, which knows the issuer.
+    """
+    match status:
+        case Good():
+            return status
+        case Revoked():
+            if status.reason is Reason.REMOVE_FROM_CRL:
+                raise InternalError(Refusal.CONTRADICTION, "a row is revoked for removeFromCRL, which is no status")
+            return status
+        case Pending():
+            raise TryLater(Refusal.PENDING, "the serial is registered, and nothing signed has been seen yet")
+        case Purged():
+            raise Unauthorized(Refusal.PURGED, "the record was let go after the certificate expired")
+        case None:
+            return _unassigned(freshness, policy.unassigned)
+        case _:
+            assert_never(status)
+
+
+def _unassigned(freshness: Freshness | None, answer: UnassignedAnswer) -> CertStatus:
+    # "Unknown" means foreign: with one required source behind, it would only mean that we have not looked.
+    if freshness is None:
+        raise TryLater(Refusal.STALE_SOURCE, "no row, and how fresh the sources are is not known")
+    if len(freshness.stale) > 0:
+        raise TryLater(Refusal.STALE_SOURCE, f"no row, and stale: {', '.join(freshness.stale)}")
+    match answer:
+        case UnassignedAnswer.UNKNOWN:
+            return Unknown()
+        case UnassignedAnswer.UNAUTHORIZED:
+            raise Unauthorized(Refusal.UNASSIGNED, "no source knows the serial, and the policy is not to sign that")
+        case UnassignedAnswer.EXTENDED_REVOKE:
+            return EXTENDED_REVOKE
+        case _:
+            assert_never(answer)
+
+
+def cache_seconds(times: Times, *, now: datetime, max_age: timedelta) -> int:
+    """Return max-age for a shared cache: until the refresh at most, and strictly inside nextUpdate (RFC 9919 7.2)."""
+    until_refresh = math.floor((times.refresh_at - now).total_seconds())
+    before_the_end = math.ceil((times.next_update - now).total_seconds()) - 1
+    return max(0, min(int(max_age.total_seconds()), until_refresh, before_the_end))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A signer whose key lies in a PEM file: reading it, refusing it in one clear line, signing with it in this process.
+
+Knows nothing of issuers or of what is signed. Called at start-up, and by ocsp-admin when a signer is added.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from responder.errors import SignerRefused
+from responder.signing import PublicKey, algorithm_for, usable_key
+
+READABLE_RULE: Final = "key file readable"
+MODE_RULE: Final = "key file for its owner and group only"
+FORM_RULE: Final = "key file in PEM: PKCS#8, SEC 1 or PKCS#1"
+PASSPHRASE_RULE: Final = "key file and passphrase"  # noqa: S105 - the name of a rule
+CERTIFICATE_RULE: Final = "signer certificate in DER or PEM"
+
+# Others get nothing, and the group may read but not write. So a key of root's that a service group reads (0640) is as
+# good as one of the service's own (0600, 0400), and a file left at the usual 0644 is not.
+_FORBIDDEN_BITS: Final = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
+# A 4096-bit RSA key takes about 3,300 octets; a file beyond this is something else.
+_MOST_OCTETS: Final = 65_536
+
+_CURVE_DIGESTS: Final[dict[str, hashes.HashAlgorithm]] = {
+    "secp256r1": hashes.SHA256(),
+    "secp384r1": hashes.SHA384(),
+    "secp521r1": hashes.SHA512(),
+}
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+class FileSigner:
+    """Signs with a key held in memory. A signature takes microseconds to a few milliseconds and is made right here."""
+
+    __slots__ = ("_key", "algorithm", "certificate", "public_key")
+
+    def __init__(self, key: PrivateKeyTypes, certificate: x509.Certificate) -> None:
+        """Take a key and its certificate. Raises SignerRefused for a kind of key that is not used here."""
+        self.public_key: PublicKey = usable_key(key.public_key())
+        # usable_key() has looked at the public half, and the private half is of the same kind.
+        assert isinstance(key, PrivateKey)  # noqa: S101
+        self._key = key
+        self.algorithm = algorithm_for(self.public_key)
+        self.certificate = certificate
+
+    def __repr__(self) -> str:
+        return f"FileSigner({self.certificate.subject.rfc4514_string()!r})"
+
+    @classmethod
+    def load(cls, key_file: Path, *, certificate: bytes, passphrase: bytes | None = None) -> Self:
+        """Read the key file (PEM) and the certificate (DER or PEM octets).
+
+        Raises SignerRefused with one line for the operator: not readable, open to others, not a key, wrong or missing
+        passphrase, a kind of key not used here. Whether key and certificate belong together is admission.py's question.
+        """
+        return cls(_private_key(key_file, _read(key_file), passphrase), load_certificate(certificate))
+
+    async def sign(self, tbs: bytes) -> bytes:
+        """Return the signature: PKCS #1 v1.5 with SHA-256, ECDSA with the digest of the curve, or Ed25519."""
+        match self._key:
+            case rsa.RSAPrivateKey() as key:
+                return key.sign(tbs, padding.PKCS1v15(), hashes.SHA256())
+            case ec.EllipticCurvePrivateKey() as key:
+                return key.sign(tbs, ec.ECDSA(_CURVE_DIGESTS[key.curve.name]))
+            case ed25519.Ed25519PrivateKey() as key:
+                return key.sign(tbs)
+
+
+def load_certificate(data: bytes) -> x509.Certificate:
+    """Read a signer's certificate from DER or PEM. Raises SignerRefused."""
+    try:
+        parse = x509.load_pem_x509_certificate if b"-----BEGIN" in data else x509.load_der_x509_certificate
+        return parse(data)
+    except ValueError as exc:
+        raise SignerRefused(CERTIFICATE_RULE, f"the signer's certificate cannot be read: {_one_line(exc)}") from exc
+
+
+def _read(path: Path) -> bytes:
+    """Read the key file, asking the open file for its mode, so that nobody can swap it in between."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_mode & _FORBIDDEN_BITS:
+                mode = stat.S_IMODE(found.st_mode)
+                raise SignerRefused(MODE_RULE, f"{path} has mode {mode:04o}; run: chmod 600 {path} (or 640)")
+            data = file.read(_MOST_OCTETS + 1)
+    except OSError as exc:
+        raise SignerRefused(READABLE_RULE, f"{path}: {exc.strerror}") from exc
+    if len(data) > _MOST_OCTETS:
+        raise SignerRefused(FORM_RULE, f"{path} has more than {_MOST_OCTETS} octets and is no key")
+    return data
+
+
+def _private_key(path: Path, data: bytes, passphrase: bytes | None) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(data, passphrase)
+    except TypeError as exc:
+        # What the library raises for none where one is needed, and for one where none is.
+        said = "is encrypted: give its passphrase" if passphrase is None else "is not encrypted: give no passphrase"
+        raise SignerRefused(PASSPHRASE_RULE, f"{path} {said}") from exc
+    except UnsupportedAlgorithm as exc:
+        raise SignerRefused(FORM_RULE, f"{path} holds a key of a kind unknown here: {_one_line(exc)}") from exc
+    except ValueError as exc:
+        if passphrase is not None and b"ENCRYPTED" in data:
+            raise SignerRefused(PASSPHRASE_RULE, f"{path} does not open with this passphrase") from exc
+        raise SignerRefused(FORM_RULE, f"{path} holds no private key in PEM: {_one_line(exc)}") from exc
+
+
+def _one_line(exc: Exception) -> str:
+    """Return the beginning of what a library says, without line breaks."""
+    return " ".join(str(exc).split())[:160]

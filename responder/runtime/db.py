@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pool of connections to PostgreSQL, and the translation of its errors into what callers can act on.
+
+Knows no table. psycopg's errors do not leave this file and the store files: see `Database.connection`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+# A statement of ours takes milliseconds. What takes longer than this is a fault, and waiting for it would be another.
+_STATEMENT_TIMEOUT_MS = 30_000
+
+
+class DatabaseError(Exception):
+    """Anything that went wrong between us and the database."""
+
+
+class DatabaseUnavailable(DatabaseError):  # noqa: N818 - named for what it means to the caller: try later
+    """The database cannot be reached or did not answer in time: try later. What was sent may have been done."""
+
+
+class DatabaseRefused(DatabaseError):  # noqa: N818 - named for what it means to the caller: do not repeat
+    """The database refused the statement. `constraint` names the rule where PostgreSQL gave one."""
+
+    def __init__(self, message: str, *, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+
+def translate(exc: Exception) -> DatabaseError:
+    """Return our error for one of psycopg's: unavailable where trying later can help, refused where it cannot."""
+    first_line = str(exc).strip().partition("\n")[0] or type(exc).__name__
+    if isinstance(exc, psycopg.Error):
+        # Class 08 and 57: the connection or the server; 40: a lost race; 53: resources; 25006: a read-only primary.
+        passing = exc.sqlstate is None or exc.sqlstate[:2] in {"08", "57", "40", "53", "55"} or exc.sqlstate == "25006"
+        if not passing:
+            return DatabaseRefused(first_line, constraint=exc.diag.constraint_name)
+    return DatabaseUnavailable(first_line)
+
+
+class Database:
+    """A pool of connections under one name in pg_stat_activity. Use as `async with Database(…) as database`."""
+
+    def __init__(self, dsn: str, *, application: str, most: int = 4, timeout: float = 10.0) -> None:
+        """Prepare the pool; nothing is opened yet. `timeout` is in seconds, for a connection to become free."""
+        self.dsn = dsn
+        self._pool = AsyncConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=most,
+            timeout=timeout,
+            open=False,
+            kwargs={
+                "autocommit": True,
+                "application_name": application,
+                "connect_timeout": max(2, int(timeout)),
+                "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+            },
+            # After an outage the first borrower must not be handed a dead connection.
+            check=AsyncConnectionPool.check_connection,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection in autocommit mode. Raises DatabaseUnavailable or DatabaseRefused, never psycopg's."""
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests) as exc:
+            raise translate(exc) from exc
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection inside one transaction, committed at the end of the block and rolled back on any error."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+
+@asynccontextmanager
+async def connect_once(dsn: str, *, application: str) -> AsyncIterator[Connection]:
+    """Open a single connection in autocommit mode, for commands. Raises as `Database.connection` does."""
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            dsn, autocommit=True, application_name=application, connect_timeout=10
+        ) as connection:
+            yield connection
+    except psycopg.Error as exc:
+        raise translate(exc) from exc

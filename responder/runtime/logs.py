@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines: one JSON object each, to standard error, from our code and from the libraries under it alike.
+
+Knows no event. Every process calls `configure` once, before anything else logs.
+"""
+
+import logging
+import sys
+from typing import Any, Final, Literal
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+
+# Libraries that would tell us about every request and every connection.
+_QUIET: Final = ("asyncio", "psycopg.pool", "aiohttp.access", "uvicorn.access")
+
+
+def configure(level: Level, *, process: str) -> None:
+    """Send every log line of this process to standard error as JSON, from `level` on."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.dict_tracebacks,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of that name. Events are short names, everything else is a keyword."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
+    return logger

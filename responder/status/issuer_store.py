@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every statement on issuers, their CA certificates and their signers. One statement a function; decides nothing.
+
+psycopg's errors pass through to `runtime.db.Database`, which lends the connection and translates them.
+"""
+
+import hashlib
+from collections import defaultdict
+from datetime import timedelta
+from typing import Any, Literal
+
+from responder.runtime.db import Connection
+from responder.status.issuers import CaCertificate, Issuer, IssuerSet
+from responder.status.model import Policy, SignerRecord, UnassignedAnswer
+
+SignerState = Literal["staged", "active", "retired"]
+
+
+async def load_issuers(connection: Connection) -> IssuerSet:
+    """Return all issuers with their certificates. Raises IssuerError for a certificate that cannot be read."""
+    rows = await connection.execute(
+        """
+        SELECT i.issuer_id, i.name, i.public, i.direct_signing, i.validity_seconds, i.refresh_seconds,
+               i.max_age_seconds, i.unassigned, i.unknown_validity_seconds, c.der
+        FROM ocsp.issuer i JOIN ocsp.issuer_certificate c USING (issuer_id)
+        ORDER BY i.issuer_id, c.added_at
+        """
+    )
+    found: dict[int, tuple[Any, ...]] = {}
+    certificates: dict[int, list[CaCertificate]] = defaultdict(list)
+    async for issuer_id, *columns, der in rows:
+        found[issuer_id] = tuple(columns)
+        certificates[issuer_id].append(CaCertificate.load(der))
+    return IssuerSet(_issuer(issuer_id, found[issuer_id], certificates[issuer_id]) for issuer_id in found)
+
+
+def _issuer(issuer_id: int, columns: tuple[Any, ...], certificates: list[CaCertificate]) -> Issuer:
+    name, public, direct_signing, validity, refresh, max_age, unassigned, unknown_validity = columns
+    policy = Policy(
+        validity=timedelta(seconds=validity),
+        refresh=timedelta(seconds=refresh),
+        max_age=timedelta(seconds=max_age),
+        unassigned=UnassignedAnswer(unassigned),
+        unknown_validity=timedelta(seconds=unknown_validity),
+    )
+    return Issuer(issuer_id, name, public, direct_signing, policy, tuple(certificates))
+
+
+async def active_signers(connection: Connection) -> tuple[SignerRecord, ...]:
+    """Return the active signers of all issuers, the latest added first."""
+    rows = await connection.execute(
+        """
+        SELECT signer_id, issuer_id, certificate, key_location FROM ocsp.signer
+        WHERE state = 'active' ORDER BY signer_id DESC
+        """
+    )
+    return tuple(
+        [
+            SignerRecord(signer_id=signer_id, issuer_id=issuer_id, certificate=certificate, key_location=key_location)
+            async for signer_id, issuer_id, certificate, key_location in rows
+        ]
+    )
+
+
+async def generation(connection: Connection) -> int:
+    """Return the number that grows whenever an issuer, a certificate of one, or a signer changes."""
+    rows = await connection.execute("SELECT generation FROM ocsp.configuration")
+    row = await rows.fetchone()
+    return 0 if row is None else int(row[0])
+
+
+async def find_issuer(connection: Connection, name: str) -> int | None:
+    """Return the row number of the issuer of that name."""
+    rows = await connection.execute("SELECT issuer_id FROM ocsp.issuer WHERE name = %(name)s", {"name": name})
+    row = await rows.fetchone()
+    return None if row is None else row[0]
+
+
+async def find_issuer_by_key(connection: Connection, spki_sha256: bytes) -> tuple[int, str] | None:
+    """Return row number and name of the issuer with that key."""
+    rows = await connection.execute(
+        "SELECT issuer_id, name FROM ocsp.issuer WHERE spki_sha256 = %(spki_sha256)s", {"spki_sha256": spki_sha256}
+    )
+    return await rows.fetchone()
+
+
+async def issuer_names(connection: Connection) -> tuple[str, ...]:
+    """Return the names of all issuers, for messages that say what is allowed."""
+    rows = await connection.execute("SELECT name FROM ocsp.issuer ORDER BY name")
+    return tuple([name async for (name,) in rows])
+
+
+async def insert_issuer(
+    connection: Connection, name: str, certificate: CaCertificate, *, public: bool, direct_signing: bool, policy: Policy
+) -> int:
+    """Insert an issuer with the key of this certificate, and return its row number."""
+    hashes = certificate.key_hashes
+    rows = await connection.execute(
+        """
+        INSERT INTO ocsp.issuer (name, spki, spki_sha256, key_sha1, key_sha256, key_sha384, key_sha512, public,
+                                 direct_signing, validity_seconds, refresh_seconds, max_age_seconds, unassigned,
+                                 unknown_validity_seconds)
+        VALUES (%(name)s, %(spki)s, %(spki_sha256)s, %(key_sha1)s, %(key_sha256)s, %(key_sha384)s, %(key_sha512)s,
+                %(public)s, %(direct_signing)s, %(validity)s, %(refresh)s, %(max_age)s, %(unassigned)s,
+                %(unknown_validity)s)
+        RETURNING issuer_id
+        """,
+        {
+            "name": name,
+            "spki": certificate.spki,
+            "spki_sha256": certificate.spki_sha256,
+            "public": public,
+            "direct_signing": direct_signing,
+            "validity": int(policy.validity.total_seconds()),
+            "refresh": int(policy.refresh.total_seconds()),
+            "max_age": int(policy.max_age.total_seconds()),
+            "unassigned": policy.unassigned.value,
+            "unknown_validity": int(policy.unknown_validity.total_seconds()),
+        }
+        | {f"key_{hash_name}": digest for hash_name, digest in hashes.items()},
+    )
+    row = await rows.fetchone()
+    if row is None:
+        raise ValueError("an insert without a conflict clause returned no row")
+    return int(row[0])
+
+
+async def insert_issuer_certificate(connection: Connection, issuer_id: int, certificate: CaCertificate) -> bool:
+    """Insert one more CA certificate for an issuer's key, and return whether it was new."""
+    rows = await connection.execute(
+        """
+        INSERT INTO ocsp.issuer_certificate
+               (sha256, issuer_id, der, subject, name_sha1, name_sha256, name_sha384, name_sha512)
+        VALUES (%(sha256)s, %(issuer_id)s, %(der)s, %(subject)s, %(name_sha1)s, %(name_sha256)s, %(name_sha384)s,
+                %(name_sha512)s)
+        ON CONFLICT DO NOTHING
+        """,
+        {
+            "sha256": hashlib.sha256(certificate.der).digest(),
+            "issuer_id": issuer_id,
+            "der": certificate.der,
+            "subject": certificate.subject,
+        }
+        | {f"name_{hash_name}": digest for hash_name, digest in certificate.name_hashes.items()},
+    )
+    return rows.rowcount == 1
+
+
+async def insert_signer(
+    connection: Connection, issuer_id: int, *, certificate: bytes, key_location: str, state: SignerState
+) -> int:
+    """Insert a signer for an issuer and return its row number. The private key itself is never stored."""
+    rows = await connection.execute(
+        """
+        INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state)
+        VALUES (%(issuer_id)s, %(certificate)s, %(key_location)s, %(state)s)
+        RETURNING signer_id
+        """,
+        {"issuer_id": issuer_id, "certificate": certificate, "key_location": key_location, "state": state},
+    )
+    row = await rows.fetchone()
+    if row is None:
+        raise ValueError("an insert without a conflict clause returned no row")
+    return int(row[0])

@@ -133,7 +133,8 @@ def test_no_range_is_built_from_missing_narrow_or_damaged_tiles() -> None:
     assert range_from_tiles(300, good).root() == tree_hash(LEAVES[:300])
     narrow = {TileId(0, 1, 43): b"".join(LEAVES[256:299]), TileId(1, 0, 1): good[TileId(1, 0, 1)]}
     damaged = {**good, TileId(1, 0, 1): b"short"}
-    for tiles in ({}, {TileId(1, 0, 1): good[TileId(1, 0, 1)]}, narrow, damaged):
+    too_long = {**good, TileId(1, 0, 1): tree_hash(LEAVES[:256]) + bytes(32)}
+    for tiles in ({}, {TileId(1, 0, 1): good[TileId(1, 0, 1)]}, narrow, damaged, too_long):
         with pytest.raises(UnreadableAnswer):
             range_from_tiles(300, tiles)
     with pytest.raises(ValueError, match="does not cover"):

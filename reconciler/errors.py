@@ -28,6 +28,7 @@ class Contradiction(enum.StrEnum):
     STALE_HEAD = "stale_head"  # a smaller head that is also not newer: most likely a replica that lags
     ROOT = "root"  # the entries do not hash to the signed root
     LEAF_INDEX = "leaf_index"  # a leaf says in its own bytes that it belongs elsewhere
+    UNREADABLE_TILE = "unreadable_tile"  # a data tile that stays unreadable while the tree above it is served
     INCLUSION_PROOF = "inclusion_proof"  # an audit path does not lead to the signed root
     CONSISTENCY_PROOF = "consistency_proof"  # a proof does not connect two signed roots
 

@@ -41,6 +41,7 @@ GRANT UPDATE (kind, required, configured, stale_after, verified_at, attempted_at
               distrust_reason)
     ON ocsp.source TO ocsp_reconciler;
 GRANT UPDATE ON ocsp.ct_position, ocsp.file_position TO ocsp_reconciler;
+GRANT UPDATE (signed_at, raw) ON ocsp.ct_head TO ocsp_reconciler;
 
 -- People register, revoke and correct; they exclude sources and trust them again. History stays out of reach.
 GRANT SELECT ON ALL TABLES IN SCHEMA ocsp TO ocsp_admin;

@@ -431,7 +431,8 @@ CREATE TABLE ocsp.file_position (
     -- The octets before the position, hashed: another file under an old inode number is told apart by them.
     tail_sha256 bytea     NOT NULL,
     tail_octets integer   NOT NULL CHECK (tail_octets >= 0),
-    finished  boolean     NOT NULL DEFAULT false,
+    finished    boolean   NOT NULL DEFAULT false,
+    first_read  timestamptz NOT NULL DEFAULT clock_timestamp(),
     moved_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (source_id, device, inode)
 );

@@ -63,6 +63,7 @@ _SECOND: Final = timedelta(seconds=1)
 _TIME: Final = re.compile(rb"[0-9]{14}Z")
 _BASIC: Final = bytes.fromhex("06092b0601050507300101")
 _SUCCESSFUL: Final = bytes.fromhex("0a0100")
+_NO_UNUSED_BITS: Final = b"\x00"
 _REASON_CODE: Final = bytes.fromhex("551d15")
 _EXTENDED_OID: Final = bytes.fromhex("2b0601050507300109")
 # Extensions with id-pkix-ocsp-extended-revoke alone, not critical, value NULL (RFC 6960 section 4.4.8).
@@ -170,6 +171,7 @@ def lint(
     signer = _signer(signer_certificate)
     try:
         octets = _read(response)
+        digest = _check_algorithm(octets.algorithm, signer=signer, issuer=issuer)
         read = ocsp.load_der_ocsp_response(response)
         singles = list(read.responses)
         _check_envelope(octets, signer=signer, issuer=issuer, now=now)
@@ -180,7 +182,6 @@ def lint(
             extended |= _check_status(single, raw=raw, octets=octets, issuer=issuer, now=now, period=period)
         if octets.extensions is not None and not extended:
             raise LintError(EXTENSIONS, "extended revoke among the responseExtensions, and nothing is so revoked")
-        digest = _check_algorithm(octets.algorithm, signer=signer, issuer=issuer)
         if verify:
             _check_signature(read, octets, signer=signer, digest=digest)
     except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as exc:
@@ -208,10 +209,13 @@ def _read_basic(basic: bytes) -> _Octets:
     # BasicOCSPResponse ::= SEQUENCE { tbsResponseData, signatureAlgorithm, signature, certs [0] EXPLICIT OPTIONAL }
     # ResponseData ::= SEQUENCE { responderID, producedAt, responses, responseExtensions [1] EXPLICIT OPTIONAL }
     outer = der.whole(basic, der.SEQUENCE)
-    tbs, algorithm, _, *rest = der.inside(basic, outer)
+    tbs, algorithm, signature, *rest = der.inside(basic, outer)
     responder_id, produced_at, responses, *extensions = der.inside(basic, tbs)
     if len(rest) > 1 or len(extensions) > 1 or responses.tag != der.SEQUENCE:
         raise der.DerError("parts of a BasicOCSPResponse that do not belong")
+    if signature.tag != der.BIT_STRING or basic[signature.value : signature.value + 1] != _NO_UNUSED_BITS:
+        # Decoders pass this over where the last bits happen to be zero.
+        raise der.DerError("the signature is not a BIT STRING of whole octets")
     return _Octets(
         basic[tbs.start : tbs.end],
         basic[algorithm.start : algorithm.end],

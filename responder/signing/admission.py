@@ -125,9 +125,10 @@ def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
 def _extensions(certificate: x509.Certificate) -> x509.Extensions:
     try:
         _check_no_check_value(certificate)
-        return certificate.extensions
+        extensions = certificate.extensions
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
         raise SignerRefused(READABLE, f"the extensions of the signer's certificate cannot be read: {exc}") from exc
+    return extensions
 
 
 def _check_no_check_value(certificate: x509.Certificate) -> None:

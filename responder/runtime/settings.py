@@ -10,7 +10,7 @@ import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -96,6 +96,9 @@ def _in_words(complaint: str, kind: type[Section]) -> str:
     matched = _PLACE.match(complaint)
     what, path = (matched["what"], matched["path"] or "") if matched else (complaint, "")
     keys = [key for key in path.split(".") if key]
+    if what.startswith("Invalid enum value") and keys:
+        choices = ", ".join(_choices_at(kind, keys))
+        return f"{_place(keys)}: {what[:1].lower()}{what[1:]}; allowed: {choices}"
     if _TAG.match(what) and keys:
         kinds = ", ".join(sorted(_tags_at(kind, keys[:-1])))
         return f"{_place(keys)}: {what[:1].lower()}{what[1:]}; allowed: {kinds}"
@@ -134,8 +137,28 @@ def _tags_at(kind: type[Section], keys: list[str]) -> set[str]:
     return {str(tag) for tag in tags if tag is not None}
 
 
+def _choices_at(kind: type[Section], keys: list[str]) -> list[str]:
+    """Return the values that the key at the end of `keys` may have, where its type lists them."""
+    name = keys[-1].partition("[")[0]
+    types = [
+        field.type
+        for section in _sections_at(kind, keys[:-1])
+        for field in msgspec.structs.fields(section)
+        if field.encode_name == name
+    ]
+    return [choice for annotation in types for choice in _choices(annotation)]
+
+
+def _choices(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [repr(choice) for choice in get_args(annotation)]
+    if annotation is int or get_origin(annotation) is Annotated:
+        return ["a number"]
+    return [choice for argument in get_args(annotation) for choice in _choices(argument)]
+
+
 def _structs(annotation: Any) -> list[type[Section]]:
     """Return the sections that an annotation is made of: itself, or those inside a tuple, list or union."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    return [struct for argument in getattr(annotation, "__args__", ()) for struct in _structs(argument)]
+    return [struct for argument in get_args(annotation) for struct in _structs(argument)]

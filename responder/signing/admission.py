@@ -155,6 +155,8 @@ def _check_delegate(certificate: x509.Certificate, extensions: x509.Extensions, 
     constraints = _value(extensions, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         raise SignerRefused(CA_AS_SIGNER, "the signer's certificate is a CA's, and not that of the issuer")
+    # Before its signature is tried, because the library verifies no SHA-1 and could only say that it does not verify.
+    _check_digest(certificate, public=issuer.public)
     _check_issued_by(certificate, issuer)
     usages = _value(extensions, x509.ExtendedKeyUsage)
     if usages is None or list(usages) != [ExtendedKeyUsageOID.OCSP_SIGNING]:
@@ -163,7 +165,6 @@ def _check_delegate(certificate: x509.Certificate, extensions: x509.Extensions, 
     _check_usage(extensions, public=issuer.public)
     if issuer.public:
         _check_profile(extensions)
-    _check_digest(certificate, public=issuer.public)
 
 
 def _check_issued_by(certificate: x509.Certificate, issuer: Issuer) -> None:

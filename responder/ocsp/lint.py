@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509 import ocsp
 
 from responder.errors import LintError
+from responder.ocsp.octets import NotAnsweredError, ResponseOctets, SingleOctets, read_response
 from responder.ocsp.policy import (
     EXTENDED_REVOKE,
     LEAST_PUBLIC_VALIDITY,
@@ -56,14 +57,10 @@ EXTENSIONS: Final = "RFC 9919 3.2.1, no response extensions"
 ALGORITHM: Final = "BR 7.1.3.2, signature algorithm"
 SIGNATURE: Final = "RFC 6960 3.2, signature"
 
-_EXPLICIT_0: Final = 0xA0
-_REVOKED: Final = 0xA1
 _SECOND: Final = timedelta(seconds=1)
 
-_TIME: Final = re.compile(rb"[0-9]{14}Z")
-_BASIC: Final = bytes.fromhex("06092b0601050507300101")
-_SUCCESSFUL: Final = bytes.fromhex("0a0100")
-_NO_UNUSED_BITS: Final = b"\x00"
+# GeneralizedTime of fifteen octets: YYYYMMDDHHMMSSZ.
+_TIME: Final = re.compile(rb"\x18\x0f[0-9]{14}Z")
 _REASON_CODE: Final = bytes.fromhex("551d15")
 _EXTENDED_OID: Final = bytes.fromhex("2b0601050507300109")
 # Extensions with id-pkix-ocsp-extended-revoke alone, not critical, value NULL (RFC 6960 section 4.4.8).
@@ -133,28 +130,6 @@ def _names_of(subject: bytes, spki: bytes) -> frozenset[tuple[str, bytes, bytes]
     return frozenset((hash_name, name, key) for (hash_name, name), (_, key) in zip(names, keys, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Single:
-    """The octets of one SingleResponse, for what a decoder would hide."""
-
-    cert_id: bytes
-    this_update: bytes
-    extensions: tuple[bytes, ...]  # OIDs of the singleExtensions, content octets
-
-
-@dataclass(frozen=True, slots=True)
-class _Octets:
-    """The octets of a BasicOCSPResponse, for what a decoder would hide."""
-
-    tbs: bytes
-    algorithm: bytes
-    certificates: bytes | None
-    responder_id: bytes
-    produced_at: bytes
-    singles: tuple[_Single, ...]
-    extensions: bytes | None
-
-
 def lint(
     response: bytes,
     *,
@@ -170,7 +145,8 @@ def lint(
     """
     signer = _signer(signer_certificate)
     try:
-        octets = _read(response)
+        octets = read_response(response)
+        _check_forms(octets)
         digest = _check_algorithm(octets.algorithm, signer=signer, issuer=issuer)
         read = ocsp.load_der_ocsp_response(response)
         singles = list(read.responses)
@@ -184,76 +160,28 @@ def lint(
             raise LintError(EXTENSIONS, "extended revoke among the responseExtensions, and nothing is so revoked")
         if verify:
             _check_signature(read, octets, signer=signer, digest=digest)
+    except NotAnsweredError as exc:
+        raise LintError(SUCCESSFUL, str(exc)) from exc
     except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as exc:
         # DerError and the library's complaints alike: what cannot be read back must not be sent.
         raise LintError(SYNTAX, f"the response cannot be read back: {exc}") from exc
 
 
-def _read(response: bytes) -> _Octets:
-    # OCSPResponse ::= SEQUENCE { responseStatus ENUMERATED, responseBytes [0] EXPLICIT SEQUENCE { responseType OID,
-    #                                                                                         response OCTET STRING } }
-    outer = der.whole(response, der.SEQUENCE)
-    parts = list(der.inside(response, outer))
-    if len(parts) != 2 or response[parts[0].start : parts[0].end] != _SUCCESSFUL or parts[1].tag != _EXPLICIT_0:
-        raise LintError(SUCCESSFUL, "not a successful response with an answer in it")
-    wrapped = der.whole(response[parts[1].value : parts[1].end], der.SEQUENCE)
-    inner = response[parts[1].value + wrapped.value : parts[1].end]
-    kind = der.read(inner)
-    if inner[: kind.end] != _BASIC:
-        raise LintError(SUCCESSFUL, "the response type is not id-pkix-ocsp-basic")
-    octets = der.whole(inner[kind.end :], der.OCTET_STRING)
-    return _read_basic(inner[kind.end + octets.value :])
+def _check_forms(octets: ResponseOctets) -> None:
+    """Check every time in the one form allowed, before a decoder that is more generous reads it."""
+    times = {"producedAt": octets.produced_at}
+    for each in octets.singles:
+        if each.next_update is None:
+            raise LintError(NEXT_UPDATE, "a response without nextUpdate")
+        times |= {"thisUpdate": each.this_update, "nextUpdate": each.next_update}
+        if each.revocation_time is not None:
+            times["revocationTime"] = each.revocation_time
+        for name, element in times.items():
+            if _TIME.fullmatch(element) is None:
+                raise LintError(TIME_FORM, f"{name} is {element!r}")
 
 
-def _read_basic(basic: bytes) -> _Octets:
-    # BasicOCSPResponse ::= SEQUENCE { tbsResponseData, signatureAlgorithm, signature, certs [0] EXPLICIT OPTIONAL }
-    # ResponseData ::= SEQUENCE { responderID, producedAt, responses, responseExtensions [1] EXPLICIT OPTIONAL }
-    outer = der.whole(basic, der.SEQUENCE)
-    tbs, algorithm, signature, *rest = der.inside(basic, outer)
-    responder_id, produced_at, responses, *extensions = der.inside(basic, tbs)
-    if len(rest) > 1 or len(extensions) > 1 or responses.tag != der.SEQUENCE:
-        raise der.DerError("parts of a BasicOCSPResponse that do not belong")
-    if signature.tag != der.BIT_STRING or basic[signature.value : signature.value + 1] != _NO_UNUSED_BITS:
-        # Decoders pass this over where the last bits happen to be zero.
-        raise der.DerError("the signature is not a BIT STRING of whole octets")
-    return _Octets(
-        basic[tbs.start : tbs.end],
-        basic[algorithm.start : algorithm.end],
-        basic[rest[0].value : rest[0].end] if len(rest) == 1 else None,
-        basic[responder_id.start : responder_id.end],
-        _time(basic, produced_at, "producedAt"),
-        tuple(_read_single(basic, each) for each in der.inside(basic, responses)),
-        basic[extensions[0].value : extensions[0].end] if len(extensions) == 1 else None,
-    )
-
-
-def _read_single(data: bytes, element: der.Element) -> _Single:
-    # SingleResponse ::= SEQUENCE { certID, certStatus, thisUpdate, nextUpdate [0] EXPLICIT OPTIONAL,
-    #                               singleExtensions [1] EXPLICIT OPTIONAL }
-    cert_id, status, this_update, *rest = der.inside(data, element)
-    if len(rest) == 0 or rest[0].tag != _EXPLICIT_0:
-        raise LintError(NEXT_UPDATE, "a response without nextUpdate")
-    _time(data, der.read(data, rest[0].value, rest[0].end), "nextUpdate")
-    if status.tag == _REVOKED:
-        _time(data, der.read(data, status.value, status.end), "revocationTime")
-    extensions: list[bytes] = []
-    if len(rest) > 1:
-        listed = der.expect(data, der.SEQUENCE, rest[1].value, rest[1].end)
-        for each in der.inside(data, listed):
-            oid = der.expect(data, der.OID, each.value, each.end)
-            extensions.append(data[oid.value : oid.end])
-    return _Single(data[cert_id.start : cert_id.end], _time(data, this_update, "thisUpdate"), tuple(extensions))
-
-
-def _time(data: bytes, element: der.Element, name: str) -> bytes:
-    """Return the text of a GeneralizedTime in the one form allowed: fifteen octets, ending with Z."""
-    text = data[element.value : element.end]
-    if element.tag != der.GENERALIZED_TIME or _TIME.fullmatch(text) is None:
-        raise LintError(TIME_FORM, f"{name} is {text!r}")
-    return text
-
-
-def _check_envelope(octets: _Octets, *, signer: _Signer, issuer: Issuer, now: datetime) -> None:
+def _check_envelope(octets: ResponseOctets, *, signer: _Signer, issuer: Issuer, now: datetime) -> None:
     if octets.responder_id != signer.responder_id:
         raise LintError(BY_KEY, "responderID is not byKey with the SHA-1 of the signer's key")
     if not signer.not_before <= now <= signer.not_after:
@@ -272,7 +200,7 @@ def _check_envelope(octets: _Octets, *, signer: _Signer, issuer: Issuer, now: da
 
 
 def _check_asked(
-    octets: _Octets, singles: Sequence[ocsp.OCSPSingleResponse], *, asked: Sequence[CertId], issuer: Issuer
+    octets: ResponseOctets, singles: Sequence[ocsp.OCSPSingleResponse], *, asked: Sequence[CertId], issuer: Issuer
 ) -> None:
     if not len(octets.singles) == len(singles) == len(asked):
         raise LintError(ONE_EACH, f"{len(singles)} answers where {len(asked)} certificates were asked for")
@@ -288,7 +216,7 @@ def _check_asked(
 
 
 def _check_times(
-    single: ocsp.OCSPSingleResponse, *, raw: _Single, octets: _Octets, now: datetime, not_after: datetime
+    single: ocsp.OCSPSingleResponse, *, raw: SingleOctets, octets: ResponseOctets, now: datetime, not_after: datetime
 ) -> timedelta:
     """Check the order of all times, and return the period as BR 4.9.9 counts it: with both its end seconds."""
     this_update, next_update = single.this_update_utc, single.next_update_utc
@@ -306,7 +234,13 @@ def _check_times(
 
 
 def _check_status(
-    single: ocsp.OCSPSingleResponse, *, raw: _Single, octets: _Octets, issuer: Issuer, now: datetime, period: timedelta
+    single: ocsp.OCSPSingleResponse,
+    *,
+    raw: SingleOctets,
+    octets: ResponseOctets,
+    issuer: Issuer,
+    now: datetime,
+    period: timedelta,
 ) -> bool:
     """Check status, reason, extensions and period, which hang together; return whether it is an extended revoke."""
     for oid in raw.extensions:
@@ -328,7 +262,7 @@ def _check_status(
 
 
 def _check_revoked(
-    single: ocsp.OCSPSingleResponse, *, raw: _Single, octets: _Octets, issuer: Issuer, now: datetime
+    single: ocsp.OCSPSingleResponse, *, raw: SingleOctets, octets: ResponseOctets, issuer: Issuer, now: datetime
 ) -> bool:
     """Check time and reason; return whether this is how RFC 6960 section 2.2 says "not issued"."""
     at, reason = single.revocation_time_utc, single.revocation_reason
@@ -357,7 +291,7 @@ def _check_algorithm(algorithm: bytes, *, signer: _Signer, issuer: Issuer) -> ha
 
 
 def _check_signature(
-    read: ocsp.OCSPResponse, octets: _Octets, *, signer: _Signer, digest: hashes.HashAlgorithm | None
+    read: ocsp.OCSPResponse, octets: ResponseOctets, *, signer: _Signer, digest: hashes.HashAlgorithm | None
 ) -> None:
     if read.tbs_response_bytes != octets.tbs:
         raise LintError(SYNTAX, "two readers see two ResponseData")

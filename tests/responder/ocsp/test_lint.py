@@ -5,6 +5,7 @@ Wrong answers are forged with asn1crypto from right ones and signed again, so th
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -15,17 +16,19 @@ from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
-from responder.errors import LintError, Refusal, ResponseStatus
+from responder.errors import LintError, PolicyError, Refusal, ResponseStatus, TryLater
 from responder.ocsp import lint as rules
 from responder.ocsp.lint import lint
-from responder.ocsp.policy import DEFAULT_POLICY, EXTENDED_REVOKE, Times, plan_times
+from responder.ocsp.policy import DEFAULT_POLICY, EXTENDED_REVOKE, Times, check_policy, plan_times
 from responder.ocsp.request import CertId, parse_request
 from responder.ocsp.response import ResponseParts, SingleAnswer, error_response
 from responder.signing import algorithm_for, usable_key
 from responder.status import der
 from responder.status.issuers import Issuer
-from responder.status.model import CertStatus, Good, Reason, Revoked, Unknown
+from responder.status.model import CertStatus, Good, Policy, Reason, Revoked, UnassignedAnswer, Unknown
 from tests.responder.signing.certificates import DAY, NOW, Ca, PrivateKey, der_of, make_ca
 
 S, H = timedelta(seconds=1), timedelta(hours=1)
@@ -600,3 +603,54 @@ def test_every_single_octet_of_an_answer_matters() -> None:
         spoilt = answer[:at] + bytes((answer[at] ^ 0x01,)) + answer[at + 1 :]
         with pytest.raises(LintError):
             PUBLIC.lint(spoilt, asked)
+
+
+@given(data=st.binary(max_size=400))
+def test_arbitrary_octets_raise_nothing_but_lint_errors(data: bytes) -> None:
+    with pytest.raises(LintError):
+        PUBLIC.lint(data, PUBLIC.asked(1))
+
+
+@given(at=st.integers(0, 700), octet=st.integers(0, 255))
+def test_a_damaged_answer_raises_nothing_but_lint_errors_even_unverified(at: int, octet: int) -> None:
+    asked = PUBLIC.asked(1)
+    right = PUBLIC.answer(asked, REVOKED)
+    damaged = right[:at] + bytes((octet,)) + right[at + 1 :]
+    with suppress(LintError):
+        PUBLIC.lint(damaged, asked, verify=False)
+
+
+hours = st.integers(1, 24 * 8).map(lambda count: count * H)
+minutes = st.integers(1, 70).map(lambda count: timedelta(minutes=count))
+
+
+@given(
+    policy=st.builds(
+        Policy,
+        validity=hours,
+        refresh=hours,
+        max_age=st.just(S),
+        unassigned=st.just(UnassignedAnswer.UNKNOWN),
+        unknown_validity=minutes,
+    ),
+    status=st.sampled_from([Good(), REVOKED, Unknown()]),
+    world=st.sampled_from([PUBLIC, PRIVATE]),
+    left=st.integers(0, 40 * 86_400),
+    fraction=st.integers(0, 999_999),
+)
+def test_whatever_the_policy_lets_through_the_lint_lets_through(
+    policy: Policy, status: CertStatus, world: World, left: int, fraction: int
+) -> None:
+    now = NOW + 30 * DAY - left * S + timedelta(microseconds=fraction)
+    if now < NOW - DAY or now > NOW + 30 * DAY:
+        return
+    public, unknown = world.issuer.public, isinstance(status, Unknown)
+    end = world.certificate.not_valid_after_utc
+    try:
+        check_policy(policy, public=public)
+        times = plan_times(policy, now=now, signer_not_after=end, public=public, unknown=unknown)
+    except (PolicyError, TryLater):
+        return
+    asked = world.asked(1)
+    said = Revoked(now, Reason.SUPERSEDED) if status == REVOKED else status
+    world.lint(world.answer(asked, said, times=times), asked, now=now, verify=False)

@@ -35,12 +35,16 @@ class DatabaseRefused(DatabaseError):  # noqa: N818 - named for what it means to
 
 def translate(exc: Exception) -> DatabaseError:
     """Return our error for one of psycopg's: unavailable where trying later can help, refused where it cannot."""
-    first_line = str(exc).strip().partition("\n")[0] or type(exc).__name__
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    first_line = lines[0]
     if isinstance(exc, psycopg.Error):
         # Class 08 and 57: the connection or the server; 40: a lost race; 53: resources; 25006: a read-only primary.
         passing = exc.sqlstate is None or exc.sqlstate[:2] in {"08", "57", "40", "53", "55"} or exc.sqlstate == "25006"
         if not passing:
             return DatabaseRefused(first_line, constraint=exc.diag.constraint_name)
+        if exc.sqlstate is None:
+            # Where several addresses were tried, the first line only says that the reasons follow.
+            return DatabaseUnavailable(" ".join(lines))
     return DatabaseUnavailable(first_line)
 
 

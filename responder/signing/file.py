@@ -16,17 +16,21 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from responder.errors import SignerRefused
+from responder.runtime.logs import get_logger
 from responder.signing import PublicKey, algorithm_for, usable_key
 
+_log = get_logger("signing")
+
 READABLE_RULE: Final = "key file readable"
-MODE_RULE: Final = "key file for its owner and group only"
+MODE_RULE: Final = "key file writable by its owner only"
 FORM_RULE: Final = "key file in PEM: PKCS#8, SEC 1 or PKCS#1"
 PASSPHRASE_RULE: Final = "key file and passphrase"  # noqa: S105 - the name of a rule
 CERTIFICATE_RULE: Final = "signer certificate in DER or PEM"
 
-# Others get nothing, and the group may read but not write. So a key of root's that a service group reads (0640) is as
-# good as one of the service's own (0600, 0400), and a file left at the usual 0644 is not.
-_FORBIDDEN_BITS: Final = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
+# Whoever may write the file chooses who signs, which is refused. Whoever may read it can sign too, which is told at
+# every start and not refused: secrets mounted into containers are commonly readable by all who are in there.
+_FORBIDDEN_BITS: Final = stat.S_IWOTH | stat.S_IWGRP
+_UNWISE_BITS: Final = stat.S_IROTH
 # A 4096-bit RSA key takes about 3,300 octets; a file beyond this is something else.
 _MOST_OCTETS: Final = 65_536
 
@@ -93,6 +97,8 @@ def _read(path: Path) -> bytes:
             if found.st_mode & _FORBIDDEN_BITS:
                 mode = stat.S_IMODE(found.st_mode)
                 raise SignerRefused(MODE_RULE, f"{path} has mode {mode:04o}; run: chmod 600 {path} (or 640)")
+            if found.st_mode & _UNWISE_BITS:
+                _log.warning("signer.key_readable_by_all", file=str(path), remedy=f"chmod 600 {path} (or 640)")
             data = file.read(_MOST_OCTETS + 1)
     except OSError as exc:
         raise SignerRefused(READABLE_RULE, f"{path}: {exc.strerror}") from exc

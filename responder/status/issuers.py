@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from responder.status import der
@@ -75,7 +76,7 @@ class CaCertificate:
             )
         except x509.ExtensionNotFound:
             raise IssuerError("the certificate has no basicConstraints, so it is no CA (RFC 5280 4.2.1.9)") from None
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
             raise IssuerError(f"not a certificate that can be read: {exc}") from exc
         if not constraints.ca:
             raise IssuerError("the certificate's basicConstraints say that it is no CA (RFC 5280 4.2.1.9)")

@@ -5,6 +5,7 @@ Imported by everything; imports nothing of ours.
 """
 
 import enum
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,9 +14,16 @@ from typing import Final
 # that breaks the rule must not become "unknown" for it.
 MOST_SERIAL_OCTETS: Final = 64
 
+_HEXADECIMAL: Final = re.compile(r"[0-9a-f]+")
+
 
 class SerialError(ValueError):
     """Not a serial number this table can hold: zero, negative, too long, or not hexadecimal."""
+
+
+def is_serial(number: int) -> bool:
+    """Tell whether a certificate can have this number; requests may ask for any."""
+    return number > 0 and number.bit_length() <= 8 * MOST_SERIAL_OCTETS
 
 
 def serial_octets(serial: int) -> bytes:
@@ -23,10 +31,9 @@ def serial_octets(serial: int) -> bytes:
 
     Raises SerialError for zero, negative numbers and more than MOST_SERIAL_OCTETS octets.
     """
-    octets = (serial.bit_length() + 7) // 8
-    if serial <= 0 or octets > MOST_SERIAL_OCTETS:
+    if not is_serial(serial):
         raise SerialError(f"a serial number is positive and at most {MOST_SERIAL_OCTETS} octets long, not {serial:#x}")
-    return serial.to_bytes(octets)
+    return serial.to_bytes((serial.bit_length() + 7) // 8)
 
 
 def serial_from_hex(text: str) -> int:
@@ -35,11 +42,8 @@ def serial_from_hex(text: str) -> int:
     Raises SerialError naming what was given.
     """
     digits = text.strip().lower().removeprefix("0x").replace(":", "").replace(" ", "")
-    try:
-        # int() would also take underscores and signs, which nobody means in a serial.
-        serial = int(digits, 16) if digits.isalnum() else 0
-    except ValueError:
-        serial = 0
+    # int() would also take underscores, signs, a second 0x and the digits of other scripts: nobody means those here.
+    serial = int(digits, 16) if _HEXADECIMAL.fullmatch(digits) is not None else 0
     if serial == 0:
         raise SerialError(f"{text!r} is not a serial number in hexadecimal")
     serial_octets(serial)

@@ -26,6 +26,10 @@ _EXTENDED_KEY_USAGE: Final = bytes.fromhex("551d25")
 _AUTHORITY_KEY_ID: Final = bytes.fromhex("551d23")
 _BASIC_CONSTRAINTS: Final = bytes.fromhex("551d13")
 
+# How the library says that a certificate, a key or a signature is not what it should be. Anybody may have written the
+# bytes, so none of these may end a pass over a source.
+_REFUSALS: Final = (InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion, ValueError, TypeError, OverflowError)
+
 _VERSION: Final = 0xA0  # [0] EXPLICIT, RFC 5280 section 4.1
 _EXTENSIONS: Final = 0xA3  # [3] EXPLICIT, RFC 5280 section 4.1
 
@@ -150,14 +154,18 @@ def prove(document: bytes, issuers: IssuerSet, *, chain: Sequence[bytes] = ()) -
     """
     try:
         parts = outline(document)
-        parsed = x509.load_der_x509_certificate(document)
-        not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
-    except (ValueError, OverflowError) as exc:
+    except der.DerError as exc:
         raise NotProvenError(QuarantineReason.UNPARSABLE, f"not a certificate: {exc}") from exc
     try:
+        # Before the library sees it, which has opinions of its own about serials below one.
         serial_octets(parts.serial)
     except SerialError as exc:
         raise NotProvenError(QuarantineReason.SERIAL, str(exc)) from exc
+    try:
+        parsed = x509.load_der_x509_certificate(document)
+        not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    except _REFUSALS as exc:
+        raise NotProvenError(QuarantineReason.UNPARSABLE, f"not a certificate: {exc}") from exc
     issuer, signing = _signed_by(parsed, parts, issuers, chain)
     return Proven(_issued(document, parts, issuer, not_before, not_after), parts, signing)
 
@@ -190,14 +198,22 @@ def _signed_by(
     if named:
         names = ", ".join(issuer.name for issuer, _ in named)
         raise NotProvenError(QuarantineReason.SIGNATURE, f"names {names}, whose key did not sign it")
-    raise NotProvenError(QuarantineReason.FOREIGN, f"issued by {parsed.issuer.rfc4514_string()!r}, not an issuer here")
+    raise NotProvenError(QuarantineReason.FOREIGN, f"issued by {_issuer_in_words(parsed)}, not an issuer here")
+
+
+def _issuer_in_words(parsed: x509.Certificate) -> str:
+    # The library reads names only when they are asked for, and refuses some then.
+    try:
+        return repr(parsed.issuer.rfc4514_string())
+    except _REFUSALS:
+        return "a name that cannot be read"
 
 
 def _verified_by(parsed: x509.Certificate, named: Iterable[tuple[Issuer, CaCertificate]]) -> Issuer | None:
     for issuer, certificate in named:
         try:
             parsed.verify_directly_issued_by(certificate.parsed)
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        except _REFUSALS:
             continue
         return issuer
     return None
@@ -209,9 +225,10 @@ def _through_signing_certificate(parsed: x509.Certificate, candidate: bytes, iss
         signing = x509.load_der_x509_certificate(candidate)
         parsed.verify_directly_issued_by(signing)
         marked = _is_signing_certificate(outline(candidate))
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        named = issuers.by_name(signing.issuer.public_bytes())
+    except _REFUSALS:
         return None
-    return _verified_by(signing, issuers.by_name(signing.issuer.public_bytes())) if marked else None
+    return _verified_by(signing, named) if marked else None
 
 
 def _is_signing_certificate(parts: Outline) -> bool:

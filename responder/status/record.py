@@ -47,16 +47,22 @@ async def record_issued(
 
 
 async def _report_reuse(connection: Connection, source_id: int, keys: Sequence[store.Key]) -> tuple[store.Key, ...]:
-    """Two different documents of one kind under one serial are misissuance (BR 7.1.2.9): alarm, overwrite nothing."""
+    """Two different documents of one kind under one serial are misissuance (BR 7.1.2.9): alarm, overwrite nothing.
+
+    Once, however many sources show the two.
+    """
     new = []
     for key, kind in await store.reused_serials(connection, keys):
+        subject = f"{key[0]}/{serial_hex(key[1])}/{kind}"
+        if await store.has_finding(connection, kind="serial_reused", subject=subject):
+            continue
         if await store.insert_finding(
             connection,
             source_id,
             kind="serial_reused",
             severity="critical",
             key=key,
-            subject=f"{key[0]}/{serial_hex(key[1])}/{kind}",
+            subject=subject,
             detail=f"two different documents of kind {kind} carry serial {serial_hex(key[1])} (BR 7.1.2.9)",
         ):
             new.append(key)

@@ -116,8 +116,12 @@ async def read_changes(connection: Connection, *, horizon: int | None, seen: Ite
 
 
 async def note_unanswered(connection: Connection, notes: Sequence[tuple[Key, str, int]]) -> None:
-    """Write down certificates that were asked for and not known: which, what was answered, how often."""
-    ordered = sorted(notes)  # one order everywhere, so that two responders cannot wait for each other
+    """Write down certificates that were asked for and not known: which, what was answered last, how often."""
+    # One statement touches a row once only, so notes of one certificate become one.
+    noted: dict[Key, tuple[str, int]] = {}
+    for key, answer, times in notes:
+        noted[key] = answer, times + noted.get(key, (answer, 0))[1]
+    ordered = sorted(noted.items())  # one order everywhere, so that two responders cannot wait for each other
     await connection.execute(
         """
         INSERT INTO ocsp.unanswered AS u (issuer_id, serial, answer, times)
@@ -125,8 +129,8 @@ async def note_unanswered(connection: Connection, notes: Sequence[tuple[Key, str
         ON CONFLICT (issuer_id, serial) DO UPDATE
         SET answer = EXCLUDED.answer, times = u.times + EXCLUDED.times, last_at = clock_timestamp()
         """,
-        _arrays([key for key, _, _ in ordered])
-        | {"answers": [answer for _, answer, _ in ordered], "times": [times for _, _, times in ordered]},
+        _arrays([key for key, _ in ordered])
+        | {"answers": [answer for _, (answer, _) in ordered], "times": [times for _, (_, times) in ordered]},
     )
 
 
@@ -171,7 +175,8 @@ async def insert_rows(connection: Connection, issued: dict[Key, Issued]) -> froz
 
 async def insert_sightings(connection: Connection, source_id: int, sightings: Sequence[Sighting]) -> int:
     """Write these facts down unless they are known, and return how many were new."""
-    places = [_columns(sighting.place) for sighting in sightings]
+    ordered = sorted(sightings, key=lambda sighting: sighting.issued.sha256)  # as with rows: one order everywhere
+    places = [_columns(sighting.place) for sighting in ordered]
     rows = await connection.execute(
         """
         INSERT INTO ocsp.sighting (issuer_id, serial, kind, source_id, sha256, log_index, logged_at, file, file_offset)
@@ -181,11 +186,11 @@ async def insert_sightings(connection: Connection, source_id: int, sightings: Se
              AS seen (issuer_id, serial, kind, sha256, log_index, logged_at, file, file_offset)
         ON CONFLICT DO NOTHING
         """,
-        _arrays([(sighting.issued.issuer_id, sighting.issued.serial) for sighting in sightings])
+        _arrays([(sighting.issued.issuer_id, sighting.issued.serial) for sighting in ordered])
         | {
             "source_id": source_id,
-            "kinds": [sighting.issued.kind.value for sighting in sightings],
-            "sha256": [sighting.issued.sha256 for sighting in sightings],
+            "kinds": [sighting.issued.kind.value for sighting in ordered],
+            "sha256": [sighting.issued.sha256 for sighting in ordered],
         }
         | {name: [place[name] for place in places] for name in ("log_index", "logged_at", "file", "file_offset")},
     )
@@ -201,6 +206,7 @@ async def reused_serials(connection: Connection, keys: Sequence[Key]) -> tuple[t
         JOIN ocsp.sighting s USING (issuer_id, serial)
         GROUP BY s.issuer_id, s.serial, s.kind
         HAVING count(DISTINCT s.sha256) > 1
+        ORDER BY s.issuer_id, s.serial, s.kind
         """,
         _arrays(keys),
     )
@@ -209,7 +215,8 @@ async def reused_serials(connection: Connection, keys: Sequence[Key]) -> tuple[t
 
 async def insert_quarantined(connection: Connection, source_id: int, entries: Sequence[Quarantined]) -> int:
     """Keep this evidence unless it is kept already, and return how much was new."""
-    places = [_columns(entry.place) for entry in entries]
+    ordered = sorted(entries, key=lambda entry: entry.raw)  # as with rows: one order everywhere
+    places = [_columns(entry.place) for entry in ordered]
     rows = await connection.execute(
         """
         INSERT INTO ocsp.quarantine (source_id, reason, detail, sha256, raw, log_index, file, file_offset)
@@ -221,13 +228,23 @@ async def insert_quarantined(connection: Connection, source_id: int, entries: Se
         """,
         {
             "source_id": source_id,
-            "reasons": [entry.reason.value for entry in entries],
-            "details": [entry.detail.replace("\0", "\N{REPLACEMENT CHARACTER}") for entry in entries],
-            "raw": [entry.raw for entry in entries],
+            "reasons": [entry.reason.value for entry in ordered],
+            "details": [entry.detail.replace("\0", "\N{REPLACEMENT CHARACTER}") for entry in ordered],
+            "raw": [entry.raw for entry in ordered],
         }
         | {name: [place[name] for place in places] for name in ("log_index", "file", "file_offset")},
     )
     return rows.rowcount
+
+
+async def has_finding(connection: Connection, *, kind: str, subject: str) -> bool:
+    """Tell whether a finding of this kind about this subject is written down, whichever source it came from."""
+    rows = await connection.execute(
+        "SELECT EXISTS (SELECT FROM ocsp.finding WHERE kind = %(kind)s AND subject = %(subject)s)",
+        {"kind": kind, "subject": subject},
+    )
+    row = await rows.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def insert_finding(

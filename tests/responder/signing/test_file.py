@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -175,12 +176,18 @@ def test_a_file_for_its_owner_and_group_is_read(mode: int, tmp_path: Path) -> No
     assert FileSigner.load(write(tmp_path / "key.pem", P256, mode=mode), certificate=CERTIFICATE).algorithm
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o601, 0o660, 0o620, 0o666, 0o777])
-def test_a_file_open_to_others_or_writable_by_the_group_is_refused_with_the_remedy(mode: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o602, 0o660, 0o620, 0o666, 0o777])
+def test_a_file_writable_by_others_is_refused_with_the_remedy(mode: int, tmp_path: Path) -> None:
     path = write(tmp_path / "key.pem", P256, mode=mode)
     line = refused(path, MODE_RULE)
     assert f"mode {mode:04o}" in line
     assert f"chmod 600 {path}" in line
+
+
+def test_a_file_readable_by_all_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with structlog.testing.capture_logs() as lines:
+        FileSigner.load(write(tmp_path / "key.pem", P256, mode=0o644), certificate=CERTIFICATE)
+    assert [line["event"] for line in lines] == ["signer.key_readable_by_all"]
 
 
 @pytest.mark.parametrize("encoding", [serialization.Encoding.PEM, serialization.Encoding.DER])

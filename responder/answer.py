@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished answer and the HTTP headers that go with it at a given moment. Pure.
+
+Called by service.py, which makes answers, and by app.py and fastpath.py, which send them.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Final
+
+from responder.errors import OcspError
+from responder.ocsp.policy import Times, cache_seconds
+from responder.ocsp.response import error_response
+
+Headers = list[tuple[bytes, bytes]]
+
+CONTENT_TYPE: Final = b"application/ocsp-response"
+# RFC 9919 section 7.2 wants one of these on everything that is not authoritative.
+_NEVER_STORE: Final = [(b"cache-control", b"no-store, max-age=0"), (b"pragma", b"no-cache")]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The octets to send, and how long they hold.
+
+    `outcome` is a short word for logs and metrics. `times` are None for unsigned errors. `doubt` marks a signed answer
+    about a serial that nobody knows: signed, so RFC 9919 section 7.2 forbids no-store, and still nothing that a shared
+    cache may keep (invariant 6).
+    """
+
+    body: bytes
+    outcome: str
+    times: Times | None = None
+    max_age: timedelta = timedelta(0)
+    doubt: bool = False
+    etag: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # RFC 9919 section 7.2: the recommended ETag is the hexadecimal SHA-256 of the OCSPResponse.
+        object.__setattr__(self, "etag", b'"' + hashlib.sha256(self.body).hexdigest().encode() + b'"')
+
+    @classmethod
+    def refusing(cls, error: OcspError) -> "Answer":
+        """Return the unsigned answer for an error (RFC 6960 section 2.3)."""
+        return cls(error_response(error.status), error.reason.value)
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether anybody but the client may keep it."""
+        return self.times is not None and not self.doubt
+
+    def headers(self, now: datetime) -> Headers:
+        """Return the headers for sending it now (RFC 9919 sections 6 and 7.2), dates as IMF-fixdate."""
+        headers: Headers = [(b"content-type", CONTENT_TYPE), (b"date", http_date(now))]
+        if self.times is None:
+            return headers + _NEVER_STORE
+        seconds = 0 if self.doubt else cache_seconds(self.times, now=now, max_age=self.max_age)
+        shared = b"private" if self.doubt else b"public"
+        return [
+            *headers,
+            (b"last-modified", http_date(self.times.this_update)),
+            (b"expires", http_date(now if self.doubt else self.times.next_update)),
+            (b"etag", self.etag),
+            (b"cache-control", b"max-age=%d, %b, no-transform, must-revalidate" % (seconds, shared)),
+        ]
+
+    def is_what(self, if_none_match: bytes) -> bool:
+        """Tell whether a client's If-None-Match names this answer (RFC 9110 section 13.1.2)."""
+        if self.times is None:
+            return False
+        named = (tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b","))
+        return any(tag in {self.etag, b"*"} for tag in named)
+
+
+def http_date(moment: datetime) -> bytes:
+    """Return the moment as IMF-fixdate (RFC 9110 section 5.6.7): English, GMT, whole seconds."""
+    return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True).encode()

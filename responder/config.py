@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The responder's settings: /etc/foundling/responder.toml, table by table. Constructing them does nothing else.
+
+The comments are the reference; docs/settings.md repeats them and a test holds the two together.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from responder.runtime.logs import Level
+from responder.runtime.settings import DatabaseSettings, Section, SettingsError, load
+
+
+class HttpSettings(Section, frozen=True, kw_only=True):
+    """[http]"""
+
+    #: Where to listen: "127.0.0.1:8080", "[::1]:8080" or "unix:/run/foundling/ocsp.sock". A socket passed by systemd
+    #: wins over it.
+    bind: str = "127.0.0.1:8080"
+    #: Worker processes; 0 means one for each core. Each keeps its own answers in memory.
+    workers: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    #: The path that certificates' OCSP pointers have after the host, such as "/ocsp". Requests below "/" are answered
+    #: too.
+    prefix: str = ""
+    #: The most octets a request may have; a larger one is malformedRequest, unread.
+    most_request_octets: Annotated[int, msgspec.Meta(ge=128, le=1024 * 1024)] = 10_000
+    #: Seconds that an idle connection is kept open for its next request.
+    keep_alive: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 75
+
+
+class CacheSettings(Section, frozen=True, kw_only=True):
+    """[cache]"""
+
+    #: The most signed answers a worker keeps. One takes about 4 kB.
+    most_answers: Annotated[int, msgspec.Meta(ge=0)] = 50_000
+
+
+class SigningSettings(Section, frozen=True, kw_only=True):
+    """[signing]"""
+
+    #: A file with the passphrase of encrypted signer keys. Default: the systemd credential `signer-passphrase`, where
+    #: there is one.
+    passphrase_file: str = ""
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """[log]"""
+
+    #: The least that is logged: "debug", "info", "warning" or "error".
+    level: Level = "info"
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    database: DatabaseSettings = DatabaseSettings()
+    http: HttpSettings = HttpSettings()
+    cache: CacheSettings = CacheSettings()
+    signing: SigningSettings = SigningSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(path: Path) -> Settings:
+    """Read the settings file. Raises SettingsError."""
+    return load(path, Settings)
+
+
+def workers(settings: HttpSettings) -> int:
+    """Return how many worker processes to run."""
+    return settings.workers or os.cpu_count() or 1
+
+
+def passphrase(settings: SigningSettings, *, path: Path) -> bytes | None:
+    """Return the passphrase of the signers' keys, if one is configured. Raises SettingsError when it cannot be read."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(settings.passphrase_file) if settings.passphrase_file else None
+    if file is None and credentials is not None and (Path(credentials) / "signer-passphrase").exists():
+        file = Path(credentials) / "signer-passphrase"
+    if file is None:
+        return None
+    try:
+        return file.read_bytes().rstrip(b"\r\n")
+    except OSError as exc:
+        raise SettingsError(f"{path}: [signing] passphrase_file: {file}: {exc.strerror}") from exc

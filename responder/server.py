@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gunicorn with uvicorn's worker: how many processes, on which socket, and what each of them opens after the fork.
+
+Puts the responder together; decides nothing about answers.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from uvicorn_worker import UvicornWorker
+
+from responder import config
+from responder.app import create_app
+from responder.asgi import Receive, Scope, Send
+from responder.cache import Cache
+from responder.config import Settings
+from responder.errors import SignerRefused
+from responder.fastpath import FastPath
+from responder.feed import Feed
+from responder.lookups import LookUps
+from responder.runtime.db import Database, DatabaseError, connect_once
+from responder.runtime.logs import get_logger
+from responder.runtime.settings import SettingsError
+from responder.runtime.systemd import notify
+from responder.service import Service
+from responder.signing.keyring import Keyring, load_keyring
+from responder.status.issuers import IssuerError, IssuerSet
+from responder.status.migrate import check_schema
+from responder.status.store import freshness
+
+_log = get_logger("server")
+
+# Connections of one worker: one for the feed, the others for look-ups, which are gathered anyway.
+_CONNECTIONS: Final = 4
+# A client waits seconds, not more: a pool that has no connection by then means tryLater (seconds).
+_PATIENCE: Final = 2.0
+# A worker that does not answer gunicorn for so long is replaced (seconds).
+_WORKER_TIMEOUT: Final = 30
+
+
+async def check_start(settings: Settings, *, dsn: str, path: Path) -> None:
+    """Refuse to start where no right answer could be given: schema, issuers, signers.
+
+    Raises SchemaError, DatabaseError, IssuerError, SignerRefused or SettingsError, each with one line to print.
+    """
+    passphrase = config.passphrase(settings.signing, path=path)
+    async with connect_once(dsn, application="ocsp-responder") as connection:
+        await check_schema(connection)
+        keyring = await load_keyring(connection, passphrase=passphrase, now=datetime.now(UTC))
+        backing = await freshness(connection)
+    for issuer in keyring.issuers.all:
+        signer = keyring.signers.get(issuer.issuer_id)
+        until = None if signer is None else signer.not_after.isoformat()
+        _log.info("issuer", name=issuer.name, public=issuer.public, signed_until=until, answered=signer is not None)
+    if not keyring.issuers.all:
+        _log.warning("issuers.none", meaning="every request is answered unauthorized; see `ocsp-admin issuer add`")
+    if backing.required == 0:
+        _log.warning("sources.none_required", meaning="nothing backs an `unknown`: it is given without waiting")
+
+
+class Responder:
+    """The ASGI application of one worker: opens everything at startup, in the process that will use it."""
+
+    def __init__(self, settings: Settings, *, dsn: str, path: Path) -> None:
+        """Remember what to open."""
+        self._settings = settings
+        self._dsn = dsn
+        self._path = path
+        self._stack = AsyncExitStack()
+        self._database: Database | None = None
+        self._keyring = Keyring(issuers=IssuerSet(()), signers={})
+        self._front: FastPath | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the worker's life from start to end."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._front is not None:
+            await self._front(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """ASGI lifespan: open, serve until told to stop, close."""
+        await receive()
+        async with self._stack:
+            try:
+                await self._open()
+            except (DatabaseError, SignerRefused, IssuerError) as exc:
+                await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _open(self) -> None:
+        database = Database(self._dsn, application="ocsp-responder", most=_CONNECTIONS, timeout=_PATIENCE)
+        self._database = await self._stack.enter_async_context(database)
+        cache = Cache(most=self._settings.cache.most_answers)
+        feed = Feed(database, cache, reload=self._reload)
+        service = Service(lookups=LookUps(database), cache=cache, feed=feed, keyring=lambda: self._keyring, clock=_now)
+        http = self._settings.http
+        app = create_app(service, prefix=http.prefix, most_octets=http.most_request_octets, clock=_now)
+        await self._load(database)
+        await feed.read_once()
+        self._stack.push_async_callback(_stop, asyncio.create_task(feed.run()))
+        self._front = FastPath(app, service, clock=_now)
+
+    async def _load(self, database: Database) -> None:
+        passphrase = config.passphrase(self._settings.signing, path=self._path)
+        async with database.connection() as connection:
+            self._keyring = await load_keyring(connection, passphrase=passphrase, now=_now())
+
+    async def _reload(self, generation: int) -> None:
+        """Take over changed issuers and signers; what cannot be taken over is told, and the old ones go on."""
+        if self._database is None:
+            return
+        try:
+            await self._load(self._database)
+        except (SignerRefused, IssuerError, SettingsError) as exc:
+            _log.error("issuers.refused", generation=generation, detail=str(exc), meaning="the former ones go on")
+        else:
+            _log.info(
+                "issuers.loaded", generation=generation, issuers=[each.name for each in self._keyring.issuers.all]
+            )
+
+
+class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
+    """uvicorn under gunicorn, with the fastest loop and parser there are, and headers left to us."""
+
+    CONFIG_KWARGS: Final = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        "date_header": False,
+        "proxy_headers": False,
+        "ws": "none",
+    }
+
+
+class _QuietLogger(Logger):  # type: ignore[misc] # ships no types
+    """Lets gunicorn's lines go where all others go, as JSON."""
+
+    def setup(self, cfg: Any) -> None:
+        """Take gunicorn's settings and no handler of its own."""
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.propagate = True
+        self.access_log.propagate = False
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc] # ships no types
+    """gunicorn's master, which also tells systemd's watchdog that it turns."""
+
+    def murder_workers(self) -> None:
+        """Replace workers that hang: gunicorn does this about once a second, so it is a sign of life."""
+        super().murder_workers()
+        notify("WATCHDOG=1")
+
+
+class Server(BaseApplication):  # type: ignore[misc] # ships no types
+    """gunicorn, configured by our settings and nothing else: no gunicorn file, no GUNICORN_CMD_ARGS."""
+
+    def __init__(self, settings: Settings, *, dsn: str, path: Path) -> None:
+        """Remember the settings; the parent's constructor asks for them right away."""
+        self._settings = settings
+        self._responder = Responder(settings, dsn=dsn, path=path)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand gunicorn its settings."""
+        http = self._settings.http
+        for name, value in {
+            "bind": http.bind,
+            "workers": config.workers(http),
+            "worker_class": "responder.server.Worker",
+            "keepalive": http.keep_alive,
+            "timeout": _WORKER_TIMEOUT,
+            "graceful_timeout": _WORKER_TIMEOUT,
+            "proc_name": "ocsp-responder",
+            "logger_class": _QuietLogger,
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Responder:
+        """Return the application; gunicorn asks for it in each worker."""
+        return self._responder
+
+    def run(self) -> None:
+        """Run until SIGTERM."""
+        _Arbiter(self).run()
+
+
+async def _stop(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

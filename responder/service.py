@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The straight line from the octets of a request to an Answer. The file to read first.
+
+    parse → whose certificates → what the table says → what may be said → sign → lint → keep
+
+Knows no HTTP and no SQL. Whatever goes wrong on the way becomes the OCSP error that RFC 6960 has for it, never a guess.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+from responder.answer import Answer
+from responder.cache import Cache
+from responder.errors import InternalError, OcspError, Refusal, TryLater, Unauthorized
+from responder.feed import Feed
+from responder.lookups import Found, LookUps
+from responder.ocsp.lint import lint
+from responder.ocsp.policy import EXTENDED_REVOKE, Times, decide, plan_times
+from responder.ocsp.request import CertId, OcspRequest, parse_request
+from responder.ocsp.response import SingleAnswer
+from responder.runtime.logs import get_logger
+from responder.signing.admission import AdmittedSigner
+from responder.signing.keyring import Keyring
+from responder.status.issuers import Issuer
+from responder.status.model import CertStatus, Good, Revoked, Unknown
+from responder.status.store import Key
+
+_log = get_logger("service")
+
+# BR 4.10.2 gives ten seconds; a client that waits half as long has had a bad day already.
+_DEADLINE: Final = 5.0
+# ECDSA verifies slower than it signs, so of those signatures only some are verified; RSA ones are all.
+_VERIFY_ONE_IN: Final = 64
+# The largest signature of an elliptic curve we use (P-521, DER) and of Ed25519 is below this; every RSA one is above.
+_LEAST_RSA_SIGNATURE: Final = 256
+
+
+class Service:
+    """Answers requests for one worker."""
+
+    def __init__(
+        self,
+        *,
+        lookups: LookUps,
+        cache: Cache,
+        feed: Feed,
+        keyring: Callable[[], Keyring],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Put the parts together; `keyring` returns the issuers and signers as they are now."""
+        self._lookups = lookups
+        self._cache = cache
+        self._feed = feed
+        self._keyring = keyring
+        self._clock = clock
+
+    async def answer(self, request: bytes) -> Answer:
+        """Answer a request. Never raises: what cannot be answered is an Answer too."""
+        kept = self.kept(request)
+        if kept is not None:
+            return kept
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                return await self._answer(request)
+        except OcspError as error:
+            self._tell(error)
+            return Answer.refusing(error)
+        except TimeoutError:
+            return Answer.refusing(TryLater(Refusal.DEADLINE, "no answer in time"))
+        except Exception:  # noqa: BLE001 - the client gets internalError whatever we got wrong, and a person the traceback
+            _log.exception("request.fault", request=request.hex())
+            return Answer.refusing(InternalError(Refusal.BUG, "an exception nobody foresaw"))
+
+    def kept(self, request: bytes) -> Answer | None:
+        """Return a kept answer to these octets, while the feed vouches for what is kept."""
+        return self._cache.get(request, now=self._clock()) if self._feed.is_fresh else None
+
+    def kept_for_path(self, path: bytes) -> Answer | None:
+        """Return a kept answer to a GET of this very path, while the feed vouches for what is kept."""
+        return self._cache.get_spelled(path, now=self._clock()) if self._feed.is_fresh else None
+
+    def remember_path(self, path: bytes, request: bytes) -> None:
+        """Remember that a GET of this path asks for that request."""
+        self._cache.spell(path, request)
+
+    async def _answer(self, request: bytes) -> Answer:
+        asked = parse_request(request)
+        issuer, signer = self._entitled(asked)
+        keys = [(issuer.issuer_id, cert_id.serial) for cert_id in asked.cert_ids]
+        read_in = self._cache.readings
+        found = await self._find(keys)
+        statuses = self._decide(keys, found, issuer)
+        answer = await self._sign(asked, statuses, issuer, signer)
+        self._cache.put(request, answer, about=keys, read_in=read_in)
+        return answer
+
+    def _entitled(self, asked: OcspRequest) -> tuple[Issuer, AdmittedSigner]:
+        """Return the one issuer that the request is about, and who signs for it.
+
+        Raises Unauthorized for an issuer we do not serve, and for several at once, as one response has one signer.
+        """
+        keyring = self._keyring()
+        issuers = {self._issuer(cert_id, keyring) for cert_id in asked.cert_ids}
+        if len(issuers) != 1:
+            raise Unauthorized(Refusal.MIXED_ISSUERS, "certificates of several issuers in one request")
+        (issuer_id,) = issuers
+        issuer, signer = keyring.issuers.by_id(issuer_id), keyring.signers.get(issuer_id)
+        if issuer is None or signer is None:
+            raise Unauthorized(Refusal.NO_SIGNER, "the issuer is known, and nobody here may sign for it")
+        return issuer, signer
+
+    @staticmethod
+    def _issuer(cert_id: CertId, keyring: Keyring) -> int:
+        if cert_id.hash_name is None:
+            raise Unauthorized(Refusal.HASH_ALGORITHM, "a CertID under a hash that is not served")
+        issuer = keyring.issuers.by_cert_id(cert_id.hash_name, cert_id.name_hash, cert_id.key_hash)
+        if issuer is None:
+            raise Unauthorized(Refusal.FOREIGN_ISSUER, "an issuer that is not served")
+        return issuer.issuer_id
+
+    async def _find(self, keys: Sequence[Key]) -> dict[Key, Found]:
+        """Ask the table, once for each certificate however often the request names it."""
+        wanted = sorted(set(keys))
+        return dict(zip(wanted, await self._lookups.find(wanted), strict=True))
+
+    def _decide(self, keys: Sequence[Key], found: dict[Key, Found], issuer: Issuer) -> list[CertStatus]:
+        statuses: list[CertStatus] = []
+        for key in keys:
+            try:
+                status = decide(found[key].status, freshness=found[key].freshness, policy=issuer.policy)
+            except OcspError as error:
+                if found[key].status is None:
+                    self._feed.note_unanswered(key, error.reason.value)
+                raise
+            if found[key].status is None:
+                self._feed.note_unanswered(key, issuer.policy.unassigned.value)
+            statuses.append(status)
+        return statuses
+
+    async def _sign(
+        self, asked: OcspRequest, statuses: Sequence[CertStatus], issuer: Issuer, signer: AdmittedSigner
+    ) -> Answer:
+        """Assemble, sign and lint. Nothing leaves unlinted (invariant 7)."""
+        now = self._clock()
+        doubtful = [status is EXTENDED_REVOKE or isinstance(status, Unknown) for status in statuses]
+        # An unassigned serial's answer ends sooner than that of a certificate beside it in the same response.
+        times, ends = _plan(doubtful, issuer, signer, now)
+        singles = [
+            SingleAnswer(cert_id.raw, status, end)
+            for cert_id, status, end in zip(asked.cert_ids, statuses, ends, strict=True)
+        ]
+        tbs = signer.parts.tbs(singles, times=times, extended_revoke=EXTENDED_REVOKE in statuses)
+        signature = await signer.signer.sign(tbs)
+        body = signer.parts.assemble(tbs, signature)
+        lint(
+            body,
+            asked=asked.cert_ids,
+            issuer=issuer,
+            signer_certificate=signer.certificate,
+            now=now,
+            verify=len(signature) >= _LEAST_RSA_SIGNATURE or random.randrange(_VERIFY_ONE_IN) == 0,  # noqa: S311
+        )
+        return Answer(body, _outcome(statuses), times=times, max_age=issuer.policy.max_age, doubt=any(doubtful))
+
+    @staticmethod
+    def _tell(error: OcspError) -> None:
+        """Refusals are what the internet sends; a contradiction of our own is for a person to look at."""
+        if isinstance(error, InternalError):
+            _log.error("answer.contradiction", reason=error.reason.value, detail=error.detail)
+        elif isinstance(error, TryLater):
+            _log.warning("answer.try_later", reason=error.reason.value, detail=error.detail)
+        else:
+            _log.debug("answer.refused", reason=error.reason.value, detail=error.detail)
+
+
+def _plan(
+    doubtful: Sequence[bool], issuer: Issuer, signer: AdmittedSigner, now: datetime
+) -> tuple[Times, list[datetime | None]]:
+    """Return the times of the response, and for each certificate its own end where that differs."""
+
+    def plan(*, unknown: bool) -> Times:
+        return plan_times(
+            issuer.policy, now=now, signer_not_after=signer.not_after, public=issuer.public, unknown=unknown
+        )
+
+    if all(doubtful):
+        return plan(unknown=True), [None for _ in doubtful]
+    times = plan(unknown=False)
+    sooner = plan(unknown=True).next_update if any(doubtful) else None
+    return times, [sooner if doubt else None for doubt in doubtful]
+
+
+def _outcome(statuses: Sequence[CertStatus]) -> str:
+    """Return one word for the whole answer; several certificates may have several."""
+    words = {_WORDS[type(status)] for status in statuses}
+    return words.pop() if len(words) == 1 else "mixed"
+
+
+_WORDS: Final = {Good: "good", Revoked: "revoked", Unknown: "unknown"}

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -76,7 +76,7 @@ class JsonlSource:
         """Return what the status table must know of this source."""
         return self._settings
 
-    async def read(self, ledger: Ledger, issuers: IssuerSet) -> AsyncIterator[Batch]:
+    async def read(self, ledger: Ledger, issuers: IssuerSet) -> AsyncGenerator[Batch, None]:
         """Read all generations, oldest first, to the ends they had when the pass began.
 
         Older files are called finished at the very end: until everything newer is in the database, the ledger must

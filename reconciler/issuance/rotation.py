@@ -203,7 +203,7 @@ class Generations:
         written = [self._written(each.identity, siblings) for each in older]
         if not written:
             return finished
-        return frozenset(each for each in finished if each not in siblings or siblings[each].mtime_ns <= min(written))
+        return frozenset(each for each in finished if each not in siblings or siblings[each].mtime_ns < min(written))
 
     def _written(self, identity: Identity, siblings: dict[Identity, _Sibling]) -> int:
         held = self._held.get(identity)

@@ -7,7 +7,7 @@ Knows directories and files; never the database. Followed like any source, see f
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -86,7 +86,7 @@ class SpoolSource:
         """Return what the status table must know of this source."""
         return self._settings
 
-    async def read(self, ledger: Ledger, issuers: IssuerSet) -> AsyncIterator[Batch]:
+    async def read(self, ledger: Ledger, issuers: IssuerSet) -> AsyncGenerator[Batch, None]:
         """Read every file that is not done. Raises RetrySource where the directory or a file of it cannot be read."""
         began = now()
         listing, others = await asyncio.to_thread(self._list)

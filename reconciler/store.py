@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 from psycopg.rows import dict_row
 
-from reconciler.errors import DistrustLog
+from reconciler.errors import Contradiction, DistrustLog
 from reconciler.model import (
     FileMove,
     FilePosition,
@@ -77,7 +77,11 @@ async def note_attempt(connection: Connection, source_id: int, *, trouble: str |
         UPDATE ocsp.source SET attempted_at = clock_timestamp(), trouble = %(trouble)s
         WHERE source_id = %(source_id)s
         """,
-        {"source_id": source_id, "trouble": trouble},
+        # A source's own words may be in it, down to octets that no text column takes.
+        {
+            "source_id": source_id,
+            "trouble": None if trouble is None else trouble.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        },
     )
 
 
@@ -105,6 +109,16 @@ async def distrust(connection: Connection, source_id: int, distrusted: DistrustL
         {"source_id": source_id, "reason": f"{distrusted.kind}: {distrusted}"},
     )
     return rows.rowcount == 1
+
+
+async def has_proof(connection: Connection, source_id: int, *, kind: Contradiction) -> bool:
+    """Tell whether evidence of this kind of contradiction is kept already."""
+    rows = await connection.execute(
+        "SELECT EXISTS (SELECT FROM ocsp.ct_proof WHERE source_id = %(source_id)s AND kind = %(kind)s)",
+        {"source_id": source_id, "kind": kind.value},
+    )
+    row = await rows.fetchone()
+    return row is not None and bool(row[0])
 
 
 async def keep_proof(connection: Connection, source_id: int, distrusted: DistrustLog) -> None:

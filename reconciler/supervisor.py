@@ -25,12 +25,23 @@ from responder.status.issuers import IssuerSet
 
 _log = get_logger("supervisor")
 
-# Doubling with jitter between these two, in seconds, when a source does not say how long to stay away.
-_LEAST_PATIENCE: Final = 1.0
-_MOST_PATIENCE: Final = 300.0
-# `once` gives a source this many tries, and never waits longer than this between two (seconds).
+# `once` gives a source this many tries.
 _ONCE_TRIES: Final = 5
-_ONCE_PATIENCE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to stay away from a source that is in trouble and does not say how long itself, in seconds.
+
+    Doubling with jitter from `least` to `most`. `once` never waits longer than `once_most`, whatever the source says.
+    """
+
+    least: float = 1.0
+    most: float = 300.0
+    once_most: float = 10.0
+
+
+_USUAL: Final = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +74,11 @@ class Issuers:
 
 async def enter_sources(database: Database, watched: Sequence[Watched]) -> dict[str, int]:
     """Make the database's set of sources that of the configuration, and return their row numbers by name."""
-    names = [each.source.settings.name for each in watched]
+    # One order everywhere, so that two reconcilers starting at once cannot wait for each other.
+    settings = sorted((each.source.settings for each in watched), key=lambda each: each.name)
+    names = [each.name for each in settings]
     async with database.transaction() as connection:
-        numbers = {
-            each.source.settings.name: await store.enter_source(connection, each.source.settings) for each in watched
-        }
+        numbers = {each.name: await store.enter_source(connection, each) for each in settings}
         dropped = await store.drop_other_sources(connection, names)
     for name in dropped:
         _log.warning("source.left_configuration", source=name)
@@ -76,8 +87,21 @@ async def enter_sources(database: Database, watched: Sequence[Watched]) -> dict[
     return numbers
 
 
-async def run(database: Database, watched: Sequence[Watched]) -> None:
+async def run(database: Database, watched: Sequence[Watched], *, patience: Patience = _USUAL) -> None:
     """Follow every source until SIGTERM or SIGINT. Raises StopProcess when going on could do harm."""
+    try:
+        await _run(database, watched, patience)
+    except* StopProcess as stopped:
+        raise _first(stopped) from stopped
+
+
+def _first(group: BaseExceptionGroup[StopProcess]) -> StopProcess:
+    """Return one of them: the task group wraps what its tasks raise, and one reason to stop is enough."""
+    found = group.exceptions[0]
+    return found if isinstance(found, StopProcess) else _first(found)
+
+
+async def _run(database: Database, watched: Sequence[Watched], patience: Patience) -> None:
     numbers = await enter_sources(database, watched)
     issuers = Issuers(database)
     stop = asyncio.Event()
@@ -86,7 +110,9 @@ async def run(database: Database, watched: Sequence[Watched]) -> None:
         loop.add_signal_handler(name, stop.set)
     async with asyncio.TaskGroup() as tasks:
         following = [
-            tasks.create_task(_keep_following(each, database, issuers, source_id=numbers[each.source.settings.name]))
+            tasks.create_task(
+                _keep_following(each, database, issuers, source_id=numbers[each.source.settings.name], waits=patience)
+            )
             for each in watched
         ]
         following.append(tasks.create_task(_feed_watchdog()))
@@ -99,25 +125,35 @@ async def run(database: Database, watched: Sequence[Watched]) -> None:
     _log.info("stopped")
 
 
-async def once(database: Database, watched: Sequence[Watched]) -> list[str]:
-    """Make one pass over every source, all at once, and return the names of those that did not get to their end."""
+async def once(database: Database, watched: Sequence[Watched], *, patience: Patience = _USUAL) -> list[str]:
+    """Make one pass over every source, all at once, and return the names of those that did not get to their end.
+
+    What one of them raises is raised only when all are done: whatever goes wrong with one stays with it.
+    """
     numbers = await enter_sources(database, watched)
     issuers = Issuers(database)
     passes = await asyncio.gather(
-        *(_one_pass(each, database, issuers, source_id=numbers[each.source.settings.name]) for each in watched)
+        *(
+            _one_pass(each, database, issuers, source_id=numbers[each.source.settings.name], waits=patience)
+            for each in watched
+        ),
+        return_exceptions=True,
     )
+    for outcome in passes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     return [each.source.settings.name for each, caught_up in zip(watched, passes, strict=True) if not caught_up]
 
 
-async def _one_pass(each: Watched, database: Database, issuers: Issuers, *, source_id: int) -> bool:
-    patience = _LEAST_PATIENCE
+async def _one_pass(each: Watched, database: Database, issuers: Issuers, *, source_id: int, waits: Patience) -> bool:
+    patience = waits.least
     for tries_left in reversed(range(_ONCE_TRIES)):
         try:
             done = await follow(each.source, database, await issuers.current(), source_id=source_id)
         except RetrySource as trouble:
             _tell_trouble(each.source, trouble)
             if tries_left:
-                await asyncio.sleep(min(trouble.retry_after or patience, _ONCE_PATIENCE))
+                await asyncio.sleep(min(trouble.retry_after or patience, waits.once_most))
             patience *= 2
         else:
             _tell_pass(done)
@@ -127,18 +163,20 @@ async def _one_pass(each: Watched, database: Database, issuers: Issuers, *, sour
     return False
 
 
-async def _keep_following(each: Watched, database: Database, issuers: Issuers, *, source_id: int) -> None:
+async def _keep_following(
+    each: Watched, database: Database, issuers: Issuers, *, source_id: int, waits: Patience
+) -> None:
     """Follow one source for ever. Whatever goes wrong with it stays with it."""
-    patience = _LEAST_PATIENCE
+    patience = waits.least
     try:
         while True:
             wait = await _try_pass(each, database, issuers, source_id=source_id)
             if wait is None:
-                patience = _LEAST_PATIENCE
+                patience = waits.least
                 await asyncio.sleep(each.poll.total_seconds())
             else:
                 await asyncio.sleep(wait or random.uniform(patience / 2, patience))  # noqa: S311 - jitter, no secret
-                patience = min(patience * 2, _MOST_PATIENCE)
+                patience = min(patience * 2, waits.most)
     finally:
         with suppress(Exception):
             await each.source.close()

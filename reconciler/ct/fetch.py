@@ -7,7 +7,7 @@ Knows no protocol of logs. Redirects are refused and nothing is believed: signat
 import asyncio
 import email.utils
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Self, TypeVar
@@ -20,7 +20,7 @@ from reconciler.errors import RetrySource
 MOST_OCTETS: Final = 64 * 2**20
 _CHUNK: Final = 64 * 2**10
 #: An answer within this time or none: also against logs that drip (seconds).
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, connect=10, sock_read=20)
+TIMEOUT: Final = aiohttp.ClientTimeout(total=60, connect=10, sock_read=20)
 #: A log may ask for patience, but not for a day of it (seconds).
 _MOST_PATIENCE: Final = 600.0
 
@@ -34,8 +34,9 @@ class NotFound(RetrySource):
 class Fetcher:
     """A session with one log, `async with Fetcher(…) as fetcher`. Logs share none: they do not share faults either."""
 
-    def __init__(self, base_url: str, *, user_agent: str) -> None:
+    def __init__(self, base_url: str, *, user_agent: str, timeout: aiohttp.ClientTimeout = TIMEOUT) -> None:
         """Prepare a session; nothing is opened yet."""
+        self._timeout = timeout
         self._base = base_url.rstrip("/") + "/"
         self._headers = {"User-Agent": user_agent, "Accept-Encoding": "gzip, identity"}
         self._session: aiohttp.ClientSession | None = None
@@ -61,7 +62,7 @@ class Fetcher:
         NotFound for 404 and RetrySource for everything else that is not a whole 200.
         """
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=_TIMEOUT)
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
         headers = {"Cache-Control": "no-cache"} if fresh else {}
         try:
             async with self._session.get(
@@ -115,7 +116,7 @@ _Answer = TypeVar("_Answer")
 
 async def in_order(
     asked: Iterable[_Asked], ask: Callable[[_Asked], Awaitable[_Answer]], *, ahead: int
-) -> AsyncIterator[tuple[_Asked, _Answer]]:
+) -> AsyncGenerator[tuple[_Asked, _Answer], None]:
     """Ask for several things at once, at most `ahead`, and yield the answers in the order of the questions."""
     running: deque[tuple[_Asked, asyncio.Future[_Answer]]] = deque()
     questions = iter(asked)

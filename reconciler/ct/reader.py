@@ -4,7 +4,7 @@
 Two real ones exist, tiled.py and rfc6962.py; source.py follows a log through this.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,12 +29,12 @@ class LogReader(Protocol):
     async def head(self) -> VerifiedTreeHead:
         """Return the log's current head. Raises DistrustLog when its signature fails."""
 
-    async def edge(self, size: int, head: VerifiedTreeHead) -> CompactRange:
-        """Return the compact range of the first `size` leaves of the tree under `head`."""
+    async def edge(self, size: int, head: VerifiedTreeHead, *, fresh: bool) -> CompactRange:
+        """Return the compact range of the first `size` leaves of the tree under `head`; `fresh` as in portions."""
 
     def portions(
         self, start: int, end: int, *, wanted: Wanted, head: VerifiedTreeHead, fresh: bool
-    ) -> AsyncIterator[Portion]:
+    ) -> AsyncGenerator[Portion, None]:
         """Yield the entries [start, end), in order and without gap; `fresh` asks caches to step aside."""
 
     async def chain(self, entry: Entry) -> tuple[bytes, ...]:

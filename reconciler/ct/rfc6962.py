@@ -5,7 +5,7 @@ Knows short answers and the one proof that leads into the middle of a tree; neve
 which source.py finds out.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import msgspec
@@ -44,7 +44,7 @@ class Rfc6962Log:
         raw = await self._fetcher.get("ct/v1/get-sth", most=_MOST_HEAD_OCTETS, fresh=True)
         return verify_sth(raw, key=self._key)
 
-    async def edge(self, size: int, head: VerifiedTreeHead) -> CompactRange:
+    async def edge(self, size: int, head: VerifiedTreeHead, *, fresh: bool) -> CompactRange:
         """Return the compact range of `size`: the left siblings on the audit path of its last leaf, verified."""
         if size == 0:
             return CompactRange.empty()
@@ -52,6 +52,7 @@ class Rfc6962Log:
             "ct/v1/get-entry-and-proof",
             params={"leaf_index": str(size - 1), "tree_size": str(head.size)},
             most=_MOST_PROOF_OCTETS,
+            fresh=fresh,
         )
         try:
             answer = _ENTRY_AND_PROOF.decode(raw)
@@ -67,7 +68,7 @@ class Rfc6962Log:
 
     async def portions(
         self, start: int, end: int, *, wanted: Wanted, head: VerifiedTreeHead, fresh: bool
-    ) -> AsyncIterator[Portion]:
+    ) -> AsyncGenerator[Portion, None]:
         """Yield the entries [start, end), advancing by what comes and never by what was asked for."""
         del head  # the entries of a position are the same under every head
         at = start

@@ -6,7 +6,8 @@ So a log that contradicts itself loses our trust in its coverage, and is read on
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
@@ -28,6 +29,11 @@ _SECOND_OPINIONS: Final = 2
 _BETWEEN_OPINIONS: Final = 1.0  # seconds
 #: Leaves that do not meet the root are read once more, past the caches, unless there are more of them than this.
 _MOST_REREAD: Final = 2**16
+#: While they do not meet it even so, reading them yet again waits this long, then twice as long, and so on.
+_LEAST_REREAD_WAIT: Final = timedelta(seconds=10)
+_MOST_REREAD_WAIT: Final = timedelta(minutes=5)
+#: What the table's counters hold. static-ct-api allows 2^40 entries.
+_MOST_ENTRIES: Final = 2**63 - 1
 #: Entries to a transaction while catching up.
 _BATCH_ENTRIES: Final = 4096
 #: A head may lie this far in our future before we stop believing its clock, and ours.
@@ -38,14 +44,29 @@ class CtSource:
     """One CT log, followed from where the ledger says we stand."""
 
     def __init__(
-        self, settings: SourceSettings, reader: LogReader, *, log_id: bytes, start: Start, merge_delay: timedelta
+        self,
+        settings: SourceSettings,
+        reader: LogReader,
+        *,
+        log_id: bytes,
+        start: Start,
+        merge_delay: timedelta,
+        batch_entries: int = _BATCH_ENTRIES,
+        between_opinions: float = _BETWEEN_OPINIONS,
     ) -> None:
-        """Prepare to follow a log. `merge_delay` is the age at which a head no longer vouches for the present."""
+        """Prepare to follow a log. `merge_delay` is the age at which a head no longer vouches for the present.
+
+        `batch_entries` go into one transaction while catching up; `between_opinions` is in seconds.
+        """
         self._settings = settings
         self._reader = reader
         self._log_id = log_id
         self._start = start
         self._merge_delay = merge_delay
+        self._batch_entries = batch_entries
+        self._between_opinions = between_opinions
+        self._reread_from = datetime.min.replace(tzinfo=UTC)
+        self._reread_wait = _LEAST_REREAD_WAIT
 
     @property
     def settings(self) -> SourceSettings:
@@ -59,52 +80,79 @@ class CtSource:
         """Let go of the connections."""
         await self._reader.close()
 
-    async def read(self, ledger: Ledger, issuers: IssuerSet) -> AsyncIterator[Batch]:
-        """Read from the position to the current head, and say so once the root is met."""
+    async def read(self, ledger: Ledger, issuers: IssuerSet) -> AsyncGenerator[Batch, None]:
+        """Read from the position to the current head, and say so once the root is met.
+
+        What contradicts itself is raised at the end: what the entries prove is kept first.
+        """
         asked_at = datetime.now(UTC)
-        head = await self._trusted_head(await ledger.latest_head())
         position = await ledger.log_position()
+        if position is not None and position.log_id != self._log_id:
+            raise RetrySource("this name was given to a log with another key before; give the new log a new name")
+        head, contradiction = await self._current_head(await ledger.latest_head())
         if position is None:
             position, batch = await self._begin(head)
             yield batch
-        elif position.log_id != self._log_id:
-            raise RetrySource("this name was given to a log with another key before; give the new log a new name")
-        caught_up_at = self._vouches_for(head, asked_at)
-        for again in (False, True):
-            async for batch in self._entries(position, head, issuers, fresh=again):
-                moved = batch.move
-                position = moved.new if isinstance(moved, LogMove) else position
-                met = position.position == head.size and _range(position).root() == head.root_hash
-                yield _verified(batch, caught_up_at) if met else batch
-            if position.position != head.size or _range(position).root() == head.root_hash:
-                return
-            if again or head.size - position.verified_size > _MOST_REREAD:
+        vouched = None if contradiction is not None else self._vouches_for(head, asked_at)
+        noticed: list[DistrustLog] = []
+        met = position.position > head.size
+        for fresh in (False, True) if not met else ():
+            noticed.clear()
+            async with aclosing(self._entries(position, head, issuers, fresh=fresh, noticed=noticed)) as batches:
+                async for batch, position in batches:
+                    met = position.position == head.size and _range(position).root() == head.root_hash
+                    yield _verified(batch, None if noticed else vouched) if met else batch
+            if met or fresh or contradiction is not None or not self._may_reread(position, head):
                 break
             # It may have been the way to the log and not the log: once more from where the last root was met.
             old, position = position, replace(position, position=position.verified_size, range=position.verified_range)
             yield Batch(move=LogMove(old=old, new=position, head=_stored(head)), counts={"reread": 1})
-        raise _unmet_root(position, head)
-
-    async def _entries(
-        self, position: LogPosition, head: VerifiedTreeHead, issuers: IssuerSet, *, fresh: bool
-    ) -> AsyncIterator[Batch]:
-        """Yield batches of entries up to the head; at least one, so that the head itself is recorded.
-
-        A contradiction found in the entries is raised after the last batch: what they prove is kept first.
-        """
-        contradiction: DistrustLog | None = None
-        at, gathered = position, _Gathered()
-        portions = self._reader.portions(position.position, head.size, wanted=wanted(issuers), head=head, fresh=fresh)
-        async for portion in portions:
-            contradiction = contradiction or portion.contradiction
-            gathered.add(portion, await self._judged(portion.scan, issuers))
-            if gathered.entries >= _BATCH_ENTRIES and position.position + gathered.entries < head.size:
-                moved = _advanced(at, gathered)
-                yield gathered.batch(LogMove(old=at, new=moved, head=_stored(head)))
-                at, gathered = moved, _Gathered()
-        yield gathered.batch(LogMove(old=at, new=_advanced(at, gathered), head=_stored(head)))
+        self._reread_met(met=met)
         if contradiction is not None:
             raise contradiction
+        if not met:
+            raise _unmet_root(position, head)
+        if noticed:
+            raise noticed[0]
+
+    async def _entries(
+        self,
+        position: LogPosition,
+        head: VerifiedTreeHead,
+        issuers: IssuerSet,
+        *,
+        fresh: bool,
+        noticed: list[DistrustLog],
+    ) -> AsyncGenerator[tuple[Batch, LogPosition], None]:
+        """Yield batches of entries up to the head, each with where it leads; at least one, to record the head itself.
+
+        What the entries say against the log goes to `noticed`: whether the tree covers it shows at the head.
+        """
+        at, gathered = position, _Gathered()
+        portions = self._reader.portions(position.position, head.size, wanted=wanted(issuers), head=head, fresh=fresh)
+        async with aclosing(portions):
+            async for portion in portions:
+                if portion.contradiction is not None:
+                    noticed.append(portion.contradiction)
+                gathered.add(portion, await self._judged(portion.scan, issuers))
+                if gathered.entries >= self._batch_entries and at.position + gathered.entries < head.size:
+                    moved = _advanced(at, gathered)
+                    yield gathered.batch(LogMove(old=at, new=moved, head=_stored(head))), moved
+                    at, gathered = moved, _Gathered()
+        moved = _advanced(at, gathered)
+        yield gathered.batch(LogMove(old=at, new=moved, head=_stored(head))), moved
+
+    def _may_reread(self, position: LogPosition, head: VerifiedTreeHead) -> bool:
+        """Say whether to read again what met no root: not without end, and not at every pass while it stays so."""
+        return head.size - position.verified_size <= _MOST_REREAD and datetime.now(UTC) >= self._reread_from
+
+    def _reread_met(self, *, met: bool) -> None:
+        """Keep in mind how the pass ended, for the next one's rereading."""
+        if met:
+            self._reread_wait = _LEAST_REREAD_WAIT
+        elif datetime.now(UTC) >= self._reread_from:
+            self._reread_from = datetime.now(UTC) + self._reread_wait
+            self._reread_wait = min(2 * self._reread_wait, _MOST_REREAD_WAIT)
 
     async def _judged(self, scan: Scan, issuers: IssuerSet) -> list[Sighting | Quarantined]:
         verdicts: list[Sighting | Quarantined] = [await self._judge(hit, issuers) for hit in scan.hits]
@@ -124,11 +172,11 @@ class CtSource:
             case "beginning":
                 reached = CompactRange.empty()
             case "now":
-                reached = await self._reader.edge(head.size, head)
+                reached = await self._edge(head.size, head)
             case index:
                 if index > head.size:
                     raise RetrySource(f"start = {index} lies beyond the log's {head.size} entries")
-                reached = await self._reader.edge(index, head)
+                reached = await self._edge(index, head)
         octets = reached.to_bytes()
         position = LogPosition(
             log_id=self._log_id,
@@ -140,21 +188,40 @@ class CtSource:
         )
         return position, Batch(move=LogMove(old=None, new=position, head=_stored(head)))
 
-    async def _trusted_head(self, latest: Head | None) -> VerifiedTreeHead:
-        """Return the current head: signed by the log, and not smaller than or at odds with the largest one seen.
+    async def _edge(self, size: int, head: VerifiedTreeHead) -> CompactRange:
+        """Return the range to begin with; asked for again, past the caches, before the log is blamed for it."""
+        for fresh in (False, True):
+            try:
+                reached = await self._reader.edge(size, head, fresh=fresh)
+                if size == head.size and reached.root() != head.root_hash:
+                    raise _unmet_edge(reached, head)
+            except DistrustLog:
+                if fresh:
+                    raise
+            else:
+                return reached
+        raise AssertionError("the second answer either returned or raised")
 
-        Raises DistrustLog when it stays so after a second and a third opinion.
+    async def _current_head(self, latest: Head | None) -> tuple[VerifiedTreeHead, DistrustLog | None]:
+        """Return the log's current head, and how it contradicts the largest one seen, if it does.
+
+        A head that does not verify, or is merely old, is asked for again. Raises DistrustLog when its signature stays
+        wrong, and RetrySource when it stays old: replicas lag, and that proves nothing.
         """
         previous = None if latest is None else _seen(latest)
         for opinions_left in reversed(range(_SECOND_OPINIONS + 1)):
             try:
-                head = await self._reader.head()
-                return head if previous is None else compare_heads(previous, head)
-            except DistrustLog as distrust:
-                # Two signed heads of one size with different roots are proof as they stand.
-                if opinions_left == 0 or distrust.kind in {Contradiction.FORK, Contradiction.ROLLBACK}:
+                head = _counted(await self._reader.head())
+            except DistrustLog:
+                if opinions_left == 0:
                     raise
-            await asyncio.sleep(_BETWEEN_OPINIONS)
+            else:
+                contradiction = _contradiction(previous, head)
+                if contradiction is None or contradiction.kind is not Contradiction.STALE_HEAD:
+                    return head, contradiction
+                if opinions_left == 0:
+                    raise RetrySource(f"the log shows an old head: {contradiction}") from contradiction
+            await asyncio.sleep(self._between_opinions)
         raise AssertionError("the last opinion either returned or raised")
 
     def _vouches_for(self, head: VerifiedTreeHead, asked_at: datetime) -> datetime | None:
@@ -224,6 +291,30 @@ def _stored(head: VerifiedTreeHead) -> Head:
 def _seen(head: Head) -> VerifiedTreeHead:
     """Return a stored head as the verified one it was when it was stored."""
     return VerifiedTreeHead(head.tree_size, head.root, round(head.signed_at.timestamp() * 1000), head.raw, None)
+
+
+def _counted(head: VerifiedTreeHead) -> VerifiedTreeHead:
+    """Return the head unless no table can count so far. Raises RetrySource: a log may come back to its senses."""
+    if head.size > _MOST_ENTRIES:
+        raise RetrySource(f"the log says that it has {head.size} entries")
+    return head
+
+
+def _contradiction(previous: VerifiedTreeHead | None, head: VerifiedTreeHead) -> DistrustLog | None:
+    try:
+        compare_heads(head if previous is None else previous, head)
+    except DistrustLog as contradiction:
+        return contradiction
+    return None
+
+
+def _unmet_edge(reached: CompactRange, head: VerifiedTreeHead) -> DistrustLog:
+    return DistrustLog(
+        f"the right edge of {head.size} entries hashes to {reached.root().hex()} and the log signed "
+        f"{head.root_hash.hex()}",
+        kind=Contradiction.ROOT,
+        proof={"head": head.raw, "range": reached.to_bytes()},
+    )
 
 
 def _unmet_root(position: LogPosition, head: VerifiedTreeHead) -> DistrustLog:

@@ -6,7 +6,8 @@ Knows tiles and their fallbacks; never whether the log as a whole is honest, whi
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Final
 
 from reconciler.ct.entry import Entry, MisplacedLeaf, Scan, Unreadable, UnreadableTile, Wanted, scan_data_tile
@@ -49,22 +50,24 @@ class TiledLog:
         raw = await self._fetcher.get("checkpoint", most=_MOST_HEAD_OCTETS, fresh=True)
         return verify_checkpoint(raw, key=self._key, origin=self._origin)
 
-    async def edge(self, size: int, head: VerifiedTreeHead) -> CompactRange:
+    async def edge(self, size: int, head: VerifiedTreeHead, *, fresh: bool) -> CompactRange:
         """Return the compact range of `size` from the right edge of the tree. What it proves shows at the head."""
         wanted = edge_tiles(size, head_size=head.size)
         tiles: dict[TileId, bytes] = {}
-        async for tile, (found, data) in in_order(wanted, self._tile, ahead=_AHEAD):
-            tiles[TileId(tile.level, tile.n, found.width)] = data
+        async with aclosing(in_order(wanted, lambda tile: self._tile(tile, fresh=fresh), ahead=_AHEAD)) as answers:
+            async for tile, (found, data) in answers:
+                tiles[TileId(tile.level, tile.n, found.width)] = data
         return range_from_tiles(size, tiles)
 
     async def portions(
         self, start: int, end: int, *, wanted: Wanted, head: VerifiedTreeHead, fresh: bool
-    ) -> AsyncIterator[Portion]:
+    ) -> AsyncGenerator[Portion, None]:
         """Yield the entries [start, end) tile by tile."""
         first, last = start // TILE_WIDTH, -(-end // TILE_WIDTH)
         tiles = (TileId(DATA_LEVEL, n, tile_width(DATA_LEVEL, n, size=head.size)) for n in range(first, last))
-        async for tile, (_, data) in in_order(tiles, lambda tile: self._tile(tile, fresh=fresh), ahead=_AHEAD):
-            yield _from(start, await self._scan(tile, data, wanted))
+        async with aclosing(in_order(tiles, lambda tile: self._tile(tile, fresh=fresh), ahead=_AHEAD)) as answers:
+            async for tile, (_, data) in answers:
+                yield _from(start, await self._scan(tile, data, wanted))
 
     async def chain(self, entry: Entry) -> tuple[bytes, ...]:
         """Return the first certificate of an entry's chain, or nothing where the log does not have it.

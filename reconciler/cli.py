@@ -14,7 +14,15 @@ from typing import Any, Final
 from prometheus_client import start_http_server
 
 from reconciler import store, supervisor
-from reconciler.config import CtLogSettings, JsonlSection, Settings, SpoolSection, base_url, load_settings
+from reconciler.config import (
+    CtLogSettings,
+    JsonlSection,
+    Settings,
+    SpoolSection,
+    base_url,
+    load_settings,
+    metrics_address,
+)
 from reconciler.ct.fetch import Fetcher
 from reconciler.ct.head import LogKey
 from reconciler.ct.reader import LogReader
@@ -28,7 +36,7 @@ from reconciler.issuance.spool import SpoolSettings, SpoolSource
 from reconciler.model import Source, SourceSettings
 from reconciler.supervisor import Watched
 from responder.runtime import logs
-from responder.runtime.db import Database, DatabaseError
+from responder.runtime.db import Database, DatabaseError, connect_once
 from responder.runtime.settings import SettingsError, database_dsn
 from responder.status.issuers import IssuerError
 from responder.status.migrate import SchemaError, check_schema
@@ -76,9 +84,12 @@ def _check_config(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     async def work(database: Database, settings: Settings) -> int:
-        if settings.metrics.bind:
-            host, _, port = settings.metrics.bind.rpartition(":")
-            start_http_server(int(port), host.strip("[]"))
+        address = metrics_address(settings.metrics)
+        if address is not None:
+            try:
+                start_http_server(address[1], address[0])
+            except OSError as exc:
+                raise SettingsError(f"{given.config}: [metrics] bind: {settings.metrics.bind}: {exc.strerror}") from exc
         await supervisor.run(database, _watched(settings, path=given.config))
         return 0
 
@@ -155,14 +166,15 @@ def _with_database(given: argparse.Namespace, work: Callable[[Database, Settings
     dsn = database_dsn(settings.database, path=given.config)
 
     async def connected() -> int:
+        # A single connection says at once, and in its own words, what a pool would only time out over.
+        async with connect_once(dsn, application="ocsp-reconciler") as connection:
+            await check_schema(connection)
         sources = len(settings.ct_log) + len(settings.issuance)
         async with AsyncExitStack() as stack:
             # A connection for each source and one for the rest: none waits for another's transaction.
             database = await stack.enter_async_context(
                 Database(dsn, application="ocsp-reconciler", most=min(sources + 1, 16))
             )
-            async with database.connection() as connection:
-                await check_schema(connection)
             return await work(database, settings)
 
     return asyncio.run(connected())

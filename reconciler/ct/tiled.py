@@ -63,6 +63,9 @@ class TiledLog:
         self, start: int, end: int, *, wanted: Wanted, head: VerifiedTreeHead, fresh: bool
     ) -> AsyncGenerator[Portion, None]:
         """Yield the entries [start, end) tile by tile."""
+        if start >= end:
+            # A partial tile that was read already is not worth asking for again.
+            return
         first, last = start // TILE_WIDTH, -(-end // TILE_WIDTH)
         tiles = (TileId(DATA_LEVEL, n, tile_width(DATA_LEVEL, n, size=head.size)) for n in range(first, last))
         async with aclosing(in_order(tiles, lambda tile: self._tile(tile, fresh=fresh), ahead=_AHEAD)) as answers:

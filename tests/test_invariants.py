@@ -349,4 +349,4 @@ def test_the_invariants_are_stated_in_the_same_words_as_the_document() -> None:
     assert len(tests) == 9
     for test in tests:
         assert test.__doc__ is not None
-        assert " ".join(test.__doc__.split()) in stated, test.__name__
+        assert " ".join(test.__doc__.split()).rstrip(".") in stated, test.__name__

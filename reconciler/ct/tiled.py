@@ -32,6 +32,8 @@ _MOST_ISSUER_OCTETS: Final = 64 * 2**10
 _AHEAD: Final = 6
 #: How often a data tile may come back unreadable before the log, and not the way to it, is held to be at fault.
 _UNREADABLE_TIMES: Final = 3
+#: How often an issuer may be missing before the entry that names it is judged without.
+_MISSING_TIMES: Final = 3
 
 
 class TiledLog:
@@ -43,6 +45,7 @@ class TiledLog:
         self._key = key
         self._origin = origin
         self._unreadable: Counter[int] = Counter()
+        self._missing: Counter[bytes] = Counter()
         self._issuers: dict[bytes, bytes] = {}
 
     async def head(self) -> VerifiedTreeHead:
@@ -84,6 +87,10 @@ class TiledLog:
             try:
                 issuer = await self._fetcher.get(f"issuer/{fingerprint.hex()}", most=_MOST_ISSUER_OCTETS)
             except NotFound:
+                # The log must have it; it may take a moment until every mirror does.
+                self._missing[fingerprint] += 1
+                if self._missing[fingerprint] < _MISSING_TIMES:
+                    raise
                 return ()
             if hashlib.sha256(issuer).digest() != fingerprint:
                 return ()

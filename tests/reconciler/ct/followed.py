@@ -99,7 +99,8 @@ class Followed:
 
     async def quarantined(self) -> list[tuple[Any, ...]]:
         return await served.rows(
-            self.database, "SELECT log_index, reason, detail, raw FROM ocsp.quarantine ORDER BY quarantine_id"
+            self.database,
+            "SELECT log_index, reason, detail, raw FROM ocsp.quarantine ORDER BY log_index, quarantine_id",
         )
 
 

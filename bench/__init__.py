@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements, side by side with others in one run."""
+"""Measurements, side by side with others in one run. `make bench` writes docs/PERFORMANCE.md."""

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/PERFORMANCE.md: the table, what it was measured on, how, and how to repeat it. Pure. Called by __main__.py."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from bench.figures import Figure, table
+
+_HEAD: Final = """# Performance
+
+Written by `make bench`; do not edit. Everything below comes from one run on one machine, so that the ratios can be
+trusted where the absolute numbers cannot: **compare ratios, not numbers**, above all between machines.
+"""
+
+_METHOD: Final = """## How it is measured
+
+- One core serves and another one asks. Our responder (one gunicorn worker), nginx (one worker) and the reconciler are
+  pinned to the first; wrk, PostgreSQL and the CT log to the second. Where a row needs PostgreSQL, it therefore shares
+  its core with the load. `busy` gives the shares of time that both cores worked, the server's first: a row whose
+  second share is at 100 % is bound by what asks, not by what answers.
+- {connections} connections, each waiting for its answer before it asks again: keep-alive, or one connection per request
+  where the row says so. {warm_up} s of warm-up, then {seconds} s of measurement, {repetitions} times, the rows taking
+  turns, so that noise hits all alike. Given are the median, the spread (most minus least, as a share of the median),
+  and the medians of p50 and p99.
+- `ratio` is the rate divided by nginx's in the same repetition, with the same kind of connection; the median of these.
+  nginx serves a file that holds an answer of ours, so the octets of the body are the same; no access log, the file
+  kept open.
+- *Cached*: the same GET every time, answered from the worker's memory. *Uncached*: POSTs with distinct serials, round
+  {rows:,} rows of each issuer, twice what a worker keeps, so that no answer is met again in memory; each is looked up,
+  signed and linted. PostgreSQL's own counters have to confirm the look-ups.
+- A row counts only if wrk saw no error, its answers had the octets of a right one, and an answer asked for after each
+  repetition is `good`, for the right serial, with a signature that the cryptography library verifies. Else it is
+  INVALID.
+- *Reconciler*: `ocsp-reconciler once`, from the moment the issuers are loaded to the recorded end of the pass; the head
+  verified, every certificate of ours proven by its signature and in its row, nothing quarantined. The log keeps its
+  answers in memory, as a CDN in front of it would.
+- *Publication to good*: the incident of `make demo`, published just after the reconciler has asked the log, which is
+  the worst moment; asked with `openssl ocsp` until it says good.
+
+## How to repeat it
+
+    apt-get install nginx-light wrk     # Debian; what is missing is named, and the other rows are measured
+    make bench                          # under six minutes; ARGS="--help" for less of it
+
+`FOUNDLING_TEST_SERVER` takes the DSN of a PostgreSQL to use instead of the embedded one; pinning it is then up to you.
+"""
+
+
+def document(
+    figures: Sequence[Figure],
+    *,
+    missing: Sequence[str],
+    machine: Mapping[str, str],
+    load: tuple[str, str],
+    when: datetime,
+    method: Mapping[str, int],
+) -> str:
+    """Return the document. `load` are the machine's load averages before and after; `method` fills in the numbers."""
+    width = max(len(name) for name in machine)
+    facts = "\n".join(f"{name:<{width}}  {value}" for name, value in machine.items())
+    absent = "".join(f"\nNot measured: {line}\n" for line in missing)
+    return f"""{_HEAD}
+Measured {when:%Y-%m-%d %H:%M} UTC. Load averages (1, 5, 15 minutes) before: {load[0]}; after: {load[1]}.
+{absent}
+```
+{table(figures)}
+```
+
+## On what
+
+```
+{facts}
+```
+
+{_METHOD.format(**method)}"""

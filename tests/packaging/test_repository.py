@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every file of the repository keeps to: licence lines, no places of one machine, locks with hashes alone."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -117,13 +118,15 @@ def test_a_second_make_venv_does_nothing_and_a_changed_lock_is_noticed(
     tmp_path: Path, program: Callable[[str], str]
 ) -> None:
     for name in ("Makefile", "pyproject.toml", "requirements-dev.lock"):
-        shutil.copy2(ROOT / name, tmp_path)
-    ready = tmp_path / ".venv" / ".ready"
+        shutil.copy(ROOT / name, tmp_path)
+        os.utime(tmp_path / name, (1000, 1000))
+    ready = tmp_path / ".venv" / ".ready"  # what the first call leaves behind when it has succeeded
     ready.parent.mkdir()
-    ready.touch()  # what the first call leaves behind when it has succeeded
+    ready.touch()
+    os.utime(ready, (2000, 2000))
     ask = [program("make"), "--question", "venv"]
     assert subprocess.run(ask, cwd=tmp_path, check=False).returncode == 0
-    (tmp_path / "requirements-dev.lock").touch()
+    os.utime(tmp_path / "requirements-dev.lock", (3000, 3000))
     assert subprocess.run(ask, cwd=tmp_path, check=False).returncode == 1
 
 

@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+from psycopg import conninfo
 
 from demo.ca import Authority, write_certificates, write_key
 from demo.stage import StageError, command, free_port, run_admin, stop, wait_for_port
@@ -36,6 +37,7 @@ MOST_EXPOSURE = 2.5
 PATIENCE = 30.0
 
 Find = Callable[[str], str]
+PASSPHRASE = b"of a signer in a sandbox"
 
 
 def test_the_three_units_are_there() -> None:
@@ -163,8 +165,12 @@ class Ears:
         self._socket.settimeout(PATIENCE)
 
     def wait_for(self, word: str) -> None:
-        while word not in self._socket.recv(4096).decode().splitlines():
-            pass
+        """Wait until the service says this. What it logged is shown when it does not."""
+        try:
+            while word not in self._socket.recv(4096).decode().splitlines():
+                pass
+        except TimeoutError:
+            pytest.fail(f"no {word}:\n{(self.path.parent / 'service.log').read_text()}")
 
     def close(self) -> None:
         self._socket.close()
@@ -184,14 +190,35 @@ def ca(tmp_path: Path, dsn: str) -> Authority:
     certificate, key = authority.issue_responder()
     write_certificates(tmp_path / "ca.pem", authority.certificate)
     write_certificates(tmp_path / "signer.pem", certificate)
-    write_key(tmp_path / "signer.key", key)
-    for name in ("admin", "responder"):
-        (tmp_path / f"{name}.toml").write_text(f'[database]\ndsn = "{dsn}"\n')
+    write_key(tmp_path / "signer.key", key, passphrase=PASSPHRASE)
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE)
+    (tmp_path / "admin.toml").write_text(
+        f'[database]\ndsn = "{dsn}"\n[signing]\npassphrase_file = "{tmp_path / "passphrase"}"\n'
+    )
     run_admin(
         tmp_path / "admin.toml", "issuer", "add", "sandboxed", "--cert", str(tmp_path / "ca.pem"),
         "--signer-cert", str(tmp_path / "signer.pem"), "--signer-key", str(tmp_path / "signer.key"),
     )  # fmt: skip
     return authority
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, dsn: str) -> dict[str, str]:
+    """Lay out the responder's secrets as LoadCredential= would, and return what the unit puts into its environment."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "signer-passphrase").write_bytes(PASSPHRASE + b"\n")
+    members = "".join(f"{name}={value}\n" for name, value in conninfo.conninfo_to_dict(dsn).items())
+    (folder / "pg-service.conf").write_text(f"[foundling]\n{members}")
+    (tmp_path / "responder.toml").write_text('[database]\ndsn = "service=foundling"\n')
+    (unit,) = [each for each in SERVICES if each.stem == "ocsp-responder"]
+    assert {word.partition(":")[0] for word in values(unit, "LoadCredential")} == {
+        each.name for each in folder.iterdir()
+    }
+    unit_says = dict(word.split("=", 1) for word in values(unit, "Environment"))
+    return {name: value.replace("%d", str(folder)) for name, value in unit_says.items()} | {
+        "CREDENTIALS_DIRECTORY": str(folder)
+    }
 
 
 def confined(unit: Path, *arguments: str) -> list[str]:
@@ -220,8 +247,8 @@ def ask(port: int, authority: Authority, certificate: x509.Certificate) -> str:
     return response.certificate_status.name if found is ocsp.OCSPResponseStatus.SUCCESSFUL else found.name
 
 
-def test_the_responder_answers_under_its_filters_on_the_socket_that_systemd_opened(
-    program: Find, tmp_path: Path, ears: Ears, ca: Authority
+def test_the_responder_answers_under_its_filters_with_its_credentials_on_the_socket_that_systemd_opened(
+    program: Find, tmp_path: Path, ears: Ears, ca: Authority, credentials: dict[str, str]
 ) -> None:
     certificate = ca.issue("activated.example")
     write_certificates(tmp_path / "leaf.pem", certificate)
@@ -233,7 +260,7 @@ def test_the_responder_answers_under_its_filters_on_the_socket_that_systemd_open
         "OCSP_DATABASE_DSN": "",
         "HOME": str(tmp_path),
     }
-    passed_on = [word for name, value in told.items() for word in ("-E", f"{name}={value}")]
+    passed_on = [word for name, value in (told | credentials).items() for word in ("-E", f"{name}={value}")]
     socket_activate = [program("systemd-socket-activate"), "-l", f"127.0.0.1:{port}", *passed_on]
     serve = confined(unit, "--config", str(tmp_path / "responder.toml"), "serve")
     with running(*socket_activate, *serve, folder=tmp_path, environment={}) as service:
@@ -250,7 +277,9 @@ def test_the_responder_answers_under_its_filters_on_the_socket_that_systemd_open
     assert "Operation not permitted" not in log, log
 
 
-def test_the_reconciler_reads_a_log_and_a_spool_under_its_filters(tmp_path: Path, ears: Ears, ca: Authority) -> None:
+def test_the_reconciler_reads_a_log_and_a_spool_under_its_filters(
+    tmp_path: Path, ears: Ears, ca: Authority, dsn: str
+) -> None:
     in_log, in_spool = ca.precertificate("logged.example"), ca.issue("spooled.example")
     (tmp_path / "spool").mkdir()
     write_certificates(tmp_path / "spool" / "one.pem", in_spool)
@@ -258,7 +287,7 @@ def test_the_reconciler_reads_a_log_and_a_spool_under_its_filters(tmp_path: Path
     told = {"NOTIFY_SOCKET": str(ears.path), "WATCHDOG_USEC": "1000000", "OCSP_DATABASE_DSN": "", "HOME": str(tmp_path)}
     with ct_log(tmp_path) as log:
         port = free_port()
-        write_reconciler_settings(tmp_path, log, port)
+        write_reconciler_settings(tmp_path, dsn, log, port)
         post(log["url"], in_log, ca)
         run = confined(unit, "--config", str(tmp_path / "reconciler.toml"), "run")
         with running(*run, folder=tmp_path, environment=told) as service:
@@ -275,8 +304,10 @@ def test_the_reconciler_reads_a_log_and_a_spool_under_its_filters(tmp_path: Path
     assert "Operation not permitted" not in said, said
 
 
-def write_reconciler_settings(folder: Path, log: dict[str, Any], metrics_port: int) -> None:
-    (folder / "reconciler.toml").write_text(f"""{(folder / "admin.toml").read_text()}
+def write_reconciler_settings(folder: Path, dsn: str, log: dict[str, Any], metrics_port: int) -> None:
+    (folder / "reconciler.toml").write_text(f"""[database]
+dsn = "{dsn}"
+
 [ct]
 poll = "200ms"
 

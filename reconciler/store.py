@@ -254,12 +254,12 @@ class DatabaseLedger:
         )
 
     async def latest_head(self) -> Head | None:
-        """Return the largest signed head that the log has shown, or None."""
+        """Return the largest signed head that the log has shown, or None; of two roots for one size, the first."""
         async with self._database.connection() as connection:
             rows = await connection.execute(
                 """
                 SELECT tree_size, root, signed_at, raw FROM ocsp.ct_head WHERE source_id = %(source_id)s
-                ORDER BY tree_size DESC, signed_at DESC LIMIT 1
+                ORDER BY tree_size DESC, first_seen LIMIT 1
                 """,
                 {"source_id": self._source_id},
             )

@@ -452,6 +452,7 @@ async def test_a_later_contradiction_of_another_kind_is_kept_as_well(ground: Gro
         for _ in range(2):
             assert (await followed.step()).distrusted is not None
         ground.log.faults.clear()
+        await followed.step()
     kinds = {name.partition("/")[0] for name in await followed.proofs()}
     assert kinds == {"rollback", "fork", "head_signature"}
     findings = await served.rows(ground.database, "SELECT kind, severity FROM ocsp.finding")

@@ -25,7 +25,7 @@ class Contradiction(enum.StrEnum):
     HEAD_SIGNATURE = "head_signature"  # a well-formed head whose signature by the log's own key fails
     FORK = "fork"  # two signed heads of one size with different roots
     ROLLBACK = "rollback"  # two signed heads of which the later one covers fewer entries
-    STALE_HEAD = "stale_head"  # a smaller head that is also not newer: most likely a replica that lags
+    STALE_HEAD = "stale_head"  # a smaller head that is also not newer: a replica that lags, until it stays so
     ROOT = "root"  # the entries do not hash to the signed root
     LEAF_INDEX = "leaf_index"  # a leaf says in its own bytes that it belongs elsewhere
     UNREADABLE_TILE = "unreadable_tile"  # a data tile that stays unreadable while the tree above it is served

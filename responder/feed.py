@@ -39,7 +39,8 @@ class Feed:
         self._cache = cache
         self._reload = reload
         self._horizon: int | None = None
-        self._seen: set[int] = set()
+        # Changes handed out at or above the horizon, with their transactions: empty but while some transaction is open.
+        self._seen: dict[int, int] = {}
         self._generation: int | None = None
         self._read_at = float("-inf")
         self._unanswered: dict[Key, tuple[str, int]] = {}
@@ -65,14 +66,18 @@ class Feed:
     async def run(self) -> None:
         """Read for ever. A reading that fails is told once, and tried again."""
         while True:
-            await self.read_once()
+            try:
+                await self.read_once()
+            except Exception:  # noqa: BLE001 - a feed that ends would leave the cache bypassed for good, and nobody told
+                _log.exception("feed.fault")
             await asyncio.sleep(_INTERVAL)
 
     async def read_once(self) -> None:
         """Read the feed once, and write down what was not answered."""
         try:
             async with asyncio.timeout(_BOUND):
-                await self._read()
+                generation = await self._read()
+            await self._take_over(generation)
         except (DatabaseError, TimeoutError) as exc:
             if not self._failing:
                 _log.error("feed.failing", detail=str(exc) or type(exc).__name__, meaning="the cache is bypassed")
@@ -83,26 +88,31 @@ class Feed:
         self._failing = False
         await self._write_unanswered()
 
-    async def _read(self) -> None:
+    async def _read(self) -> int:
         # The age of a reading counts from its beginning: what commits while it runs may not be in it.
         began = time.monotonic()
         async with self._database.connection() as connection:
             changes = await read_changes(connection, horizon=self._horizon, seen=self._seen)
         starting = self._horizon is None
         self._horizon = changes.horizon
-        self._seen.update(change_id for change_id, _ in changes.changed)
+        self._seen.update((change.change_id, change.transaction) for change in changes.changed)
+        self._seen = {seen: made_by for seen, made_by in self._seen.items() if made_by >= changes.horizon}
         if starting or len(self._seen) > _MOST_SEEN:
             # Nothing before this reading is vouched for, so nothing from before it may stay.
             self._seen.clear()
             self._horizon = changes.horizon
             self._cache.empty()
         else:
-            self._cache.changed(key for _, key in changes.changed)
+            self._cache.changed(change.key for change in changes.changed)
         self._forget()
         self._read_at = began
-        if changes.generation != self._generation:
-            await self._reload(changes.generation)
-            self._generation = changes.generation
+        return changes.generation
+
+    async def _take_over(self, generation: int) -> None:
+        """Have changed issuers and signers loaded. Opening keys may take longer than a reading may."""
+        if generation != self._generation:
+            await self._reload(generation)
+            self._generation = generation
 
     def _forget(self) -> None:
         if len(self._recent) == self._recent.maxlen:

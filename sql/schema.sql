@@ -341,8 +341,9 @@ CREATE TABLE ocsp.sighting (
     CONSTRAINT one_place CHECK ((log_index IS NULL) = (logged_at IS NULL) AND (file IS NULL) = (file_offset IS NULL)
                                 AND (log_index IS NULL) <> (file IS NULL))
 );
--- Replaying a source changes nothing: an entry of a log is one fact, a document in a file source is one fact.
-CREATE UNIQUE INDEX sighting_once_per_entry ON ocsp.sighting (source_id, log_index) WHERE log_index IS NOT NULL;
+-- Replaying a source changes nothing: a document at an index of a log is one fact, and so is one in a file source.
+CREATE UNIQUE INDEX sighting_once_per_entry
+    ON ocsp.sighting (source_id, log_index, sha256) WHERE log_index IS NOT NULL;
 CREATE UNIQUE INDEX sighting_once_per_document ON ocsp.sighting (source_id, sha256) WHERE log_index IS NULL;
 CREATE INDEX sighting_by_certificate ON ocsp.sighting (issuer_id, serial);
 CREATE TRIGGER keep BEFORE UPDATE OR DELETE OR TRUNCATE ON ocsp.sighting

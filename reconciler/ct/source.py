@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from reconciler.ct.entry import Entry, Scan
 from reconciler.ct.head import VerifiedTreeHead, compare_heads
@@ -32,6 +32,8 @@ _MOST_REREAD: Final = 2**16
 #: While they do not meet it even so, reading them yet again waits this long, then twice as long, and so on.
 _LEAST_REREAD_WAIT: Final = timedelta(seconds=10)
 _MOST_REREAD_WAIT: Final = timedelta(minutes=5)
+#: A head that has been shown is public: a log that shows nothing but a smaller one for so long shows two histories.
+_MOST_HEAD_LAG: Final = timedelta(minutes=1)
 #: What the table's counters hold. static-ct-api allows 2^40 entries.
 _MOST_ENTRIES: Final = 2**63 - 1
 #: Entries to a transaction while catching up.
@@ -70,10 +72,12 @@ class CtSource:
         merge_delay: timedelta,
         batch_entries: int = _BATCH_ENTRIES,
         between_opinions: float = _BETWEEN_OPINIONS,
+        most_head_lag: timedelta = _MOST_HEAD_LAG,
     ) -> None:
         """Prepare to follow a log. `merge_delay` is the age at which a head no longer vouches for the present.
 
-        `batch_entries` go into one transaction while catching up; `between_opinions` is in seconds.
+        `batch_entries` go into one transaction while catching up; `between_opinions` is in seconds;
+        for `most_head_lag` a head smaller than the largest one seen passes for that of a replica.
         """
         self._settings = settings
         self._reader = reader
@@ -82,6 +86,8 @@ class CtSource:
         self._merge_delay = merge_delay
         self._batch_entries = batch_entries
         self._between_opinions = between_opinions
+        self._most_head_lag = most_head_lag
+        self._old_since: datetime | None = None
         self._reread_from = datetime.min.replace(tzinfo=UTC)
         self._gap: _Gap | None = None
         self._reread_wait = _LEAST_REREAD_WAIT
@@ -239,7 +245,7 @@ class CtSource:
         """Return the log's current head, and how it contradicts the largest one seen, if it does.
 
         A head that does not verify, or is merely old, is asked for again. Raises DistrustLog when its signature stays
-        wrong, and RetrySource when it stays old: replicas lag, and that proves nothing.
+        wrong. Replicas lag, so one that stays old is RetrySource at first, and DistrustLog after `most_head_lag`.
         """
         previous = None if latest is None else _seen(latest)
         for opinions_left in reversed(range(_SECOND_OPINIONS + 1)):
@@ -251,11 +257,19 @@ class CtSource:
             else:
                 contradiction = _contradiction(previous, head)
                 if contradiction is None or contradiction.kind is not Contradiction.STALE_HEAD:
+                    self._old_since = None
                     return head, contradiction
                 if opinions_left == 0:
-                    raise RetrySource(f"the log shows an old head: {contradiction}") from contradiction
+                    self._bear_with(contradiction)
             await asyncio.sleep(self._between_opinions)
         raise AssertionError("the last opinion either returned or raised")
+
+    def _bear_with(self, stale: DistrustLog) -> NoReturn:
+        """Raise RetrySource for a head that is smaller than one seen before, and DistrustLog when it stays so."""
+        self._old_since = self._old_since or datetime.now(UTC)
+        if datetime.now(UTC) - self._old_since >= self._most_head_lag:
+            raise stale
+        raise RetrySource(f"the log shows an old head: {stale}") from stale
 
     def _vouches_for(self, head: VerifiedTreeHead, asked_at: datetime) -> datetime | None:
         """Return the moment up to which this head shows everything, or None when it is too old or from the future.

@@ -195,8 +195,8 @@ class Reader:
             changes = await store.read_changes(connection, horizon=self.horizon, seen=self.seen)
         assert self.horizon is None or changes.horizon >= self.horizon
         self.horizon = changes.horizon
-        self.seen.update(change_id for change_id, _ in changes.changed)
-        self.found.extend(serial for _, (_, serial) in changes.changed)
+        self.seen.update(change.change_id for change in changes.changed)
+        self.found.extend(change.key[1] for change in changes.changed)
 
 
 async def test_a_change_that_commits_after_later_ones_is_not_skipped(

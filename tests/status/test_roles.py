@@ -249,7 +249,7 @@ async def test_the_responder_reads_and_takes_notes_as_its_own_role(
             assert await store.look_up(connection, [key]) == {key: Good()}
             assert await store.reserved(connection, [key]) == frozenset()
             changes = await store.read_changes(connection, horizon=began.horizon, seen=())
-            assert key in [changed for _, changed in changes.changed]
+            assert key in [change.key for change in changes.changed]
             await store.note_unanswered(connection, [((issuer.issuer_id, 99), "unknown", 1)])
             loaded = await issuer_store.load_issuers(connection)
             assert [each.name for each in loaded.all] == ["issuing"]

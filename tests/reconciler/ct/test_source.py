@@ -390,6 +390,19 @@ async def test_an_old_head_proves_nothing_and_vouches_for_nothing(ground: Ground
     assert (await followed.step()).caught_up
 
 
+async def test_a_log_that_goes_on_showing_a_smaller_head_is_distrusted(ground: Ground) -> None:
+    fill(ground.log, ours=range(2))
+    followed = ground.follow(most_head_lag=timedelta(milliseconds=50))
+    fill(ground.log, ours=range(2, 3))
+    await followed.step()
+    ground.log.faults.set("replay", size=2)
+    with pytest.raises(RetrySource, match="old head"):
+        await followed.step()
+    await asyncio.sleep(0.06)
+    assert str((await followed.step()).distrusted).startswith("stale_head")
+    assert set(await followed.proofs()) == {"stale_head/previous", "stale_head/current"}
+
+
 async def test_a_replica_that_lags_once_is_not_even_noticed(ground: Ground) -> None:
     fill(ground.log, ours=range(2))
     followed = ground.follow()

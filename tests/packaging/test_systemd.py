@@ -262,6 +262,9 @@ def test_the_responder_answers_under_its_filters_with_its_credentials_on_the_soc
     }
     passed_on = [word for name, value in (told | credentials).items() for word in ("-E", f"{name}={value}")]
     socket_activate = [program("systemd-socket-activate"), "-l", f"127.0.0.1:{port}", *passed_on]
+    # As after an installation: the settings name the very address that systemd listens on.
+    with (tmp_path / "responder.toml").open("a") as settings:
+        settings.write(f'[http]\nbind = "127.0.0.1:{port}"\n')
     serve = confined(unit, "--config", str(tmp_path / "responder.toml"), "serve")
     with running(*socket_activate, *serve, folder=tmp_path, environment={}) as service:
         wait_for_port(port)  # which is also the connection that starts the service

@@ -10,7 +10,9 @@ from bench.figures import Figure, table
 _HEAD: Final = """# Performance
 
 Written by `make bench`; do not edit. Everything below comes from one run on one machine, so that the ratios can be
-trusted where the absolute numbers cannot: **compare ratios, not numbers**, above all between machines.
+trusted where the absolute numbers cannot: **compare ratios, not numbers**, above all between machines. A load average
+that is not near zero before the run means that others used the machine at the same time; then the spread is wide, and
+the ratios are all that counts.
 """
 
 _METHOD: Final = """## How it is measured

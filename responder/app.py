@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import falcon
 import falcon.asgi
 
-from responder.answer import Answer
+from responder.answer import Answer, http_date
 from responder.asgi import Asgi
 from responder.errors import MalformedRequest, Refusal
 from responder.service import Service
@@ -55,6 +55,7 @@ class _Sink:
                 case "POST":
                     answer = await self._service.answer(await self._body(req))
                 case _:
+                    resp.set_header("Date", http_date(self._clock()).decode())
                     raise falcon.HTTPMethodNotAllowed(["GET", "POST"])
         except MalformedRequest as error:
             answer = Answer.refusing(error)
@@ -69,9 +70,7 @@ class _Sink:
         return answer
 
     async def _body(self, req: falcon.asgi.Request) -> bytes:
-        """Return the body, reading no more of it than a request may have."""
-        if (req.content_length or 0) > self._most_octets:
-            raise _too_large(self._most_octets)
+        """Return the body, reading no more of it than a request may have; fastpath.py refuses what says so itself."""
         body = await req.stream.read(self._most_octets + 1)
         if len(body) > self._most_octets:
             raise _too_large(self._most_octets)
@@ -96,9 +95,12 @@ def request_in_path(path: bytes, *, prefix: bytes, most_octets: int) -> bytes:
     if len(text) > 2 * most_octets:
         raise _too_large(most_octets)
     try:
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        request = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as exc:
         raise MalformedRequest(Refusal.ENCODING, f"the path is not base64: {exc}") from exc
+    if len(request) > most_octets:
+        raise _too_large(most_octets)
+    return request
 
 
 def _too_large(most_octets: int) -> MalformedRequest:
@@ -108,7 +110,8 @@ def _too_large(most_octets: int) -> MalformedRequest:
 def _send(answer: Answer, req: falcon.asgi.Request, resp: falcon.asgi.Response, *, now: datetime) -> None:
     for name, value in answer.headers(now):
         resp.set_header(name.decode(), value.decode())
-    if_none_match = req.get_header("If-None-Match")
+    # RFC 9110 section 13.1.2: 304 is an answer to GET.
+    if_none_match = req.get_header("If-None-Match") if req.method == "GET" else None
     if if_none_match is not None and answer.is_what(if_none_match.encode()):
         resp.status = _NO_CONTENT_NEEDED
         return

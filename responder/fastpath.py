@@ -9,16 +9,18 @@ from datetime import datetime
 
 from responder.answer import Answer
 from responder.asgi import Asgi, Message, Receive, Scope, Send
+from responder.errors import MalformedRequest, Refusal
 from responder.service import Service
 
 
 class FastPath:
     """Answers what it can from memory, and hands on the rest untouched."""
 
-    def __init__(self, app: Asgi, service: Service, *, clock: Callable[[], datetime]) -> None:
-        """`app` gets everything that is not in memory."""
+    def __init__(self, app: Asgi, service: Service, *, most_octets: int, clock: Callable[[], datetime]) -> None:
+        """`app` gets everything that is not in memory, and refuses requests of more than `most_octets`."""
         self._app = app
         self._service = service
+        self._most_octets = most_octets
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,6 +31,9 @@ class FastPath:
         answer: Answer | None = None
         if scope["method"] == "GET":
             answer = self._service.kept_for_path(scope["raw_path"])
+        elif scope["method"] == "POST" and _announced(scope["headers"]) > self._most_octets:
+            # falcon would wait for the first octets of it, and have the client asked to go on.
+            answer = Answer.refusing(MalformedRequest(Refusal.TOO_LARGE, "announced as too large"))
         elif scope["method"] == "POST":
             first = await receive()
             receive = _again(first, receive)
@@ -38,7 +43,14 @@ class FastPath:
         if answer is None:
             await self._app(scope, receive, send)
         else:
-            await _send(answer, scope["headers"], send, now=self._clock())
+            # RFC 9110 section 13.1.2: 304 is an answer to GET.
+            asked = scope["headers"] if scope["method"] == "GET" else ()
+            await _send(answer, asked, send, now=self._clock())
+
+
+def _announced(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the announced length of the body, 0 for none. Nobody shall wait for a body that is going to be refused."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def _again(first: Message, receive: Receive) -> Receive:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from responder.errors import Refusal, TryLater
+from responder.errors import InternalError, Refusal, TryLater
 from responder.runtime.db import Database, DatabaseError
 from responder.status.model import Freshness, Pending, Status, is_serial
 from responder.status.store import Key, freshness, look_up, reserved
@@ -36,7 +36,10 @@ class LookUps:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def find(self, keys: Sequence[Key]) -> list[Found]:
-        """Return what is known of each of the certificates. Raises TryLater when the table cannot be asked."""
+        """Return what is known of each of the certificates.
+
+        Raises TryLater when the table cannot be asked, InternalError where a row contradicts itself.
+        """
         if len(keys) == 1:
             return [await asyncio.shield(self._asked(keys[0]))]
         return list(await asyncio.gather(*(asyncio.shield(self._asked(key)) for key in keys)))
@@ -64,6 +67,14 @@ class LookUps:
             trouble = TryLater(Refusal.DATABASE, f"the status table cannot be asked: {exc}")
             for future in asked.values():
                 _fail(future, trouble)
+        except ValueError as exc:
+            # A row contradicts itself. Whoever asked about others in the same query is not to suffer for it.
+            if len(asked) > 1:
+                for key, future in asked.items():
+                    await self._ask({key: future})
+            else:
+                for future in asked.values():
+                    _fail(future, InternalError(Refusal.CONTRADICTION, str(exc)))
         except BaseException as exc:
             # Cancelled at shutdown, or a fault of ours: whoever waits must not wait for ever.
             for future in asked.values():

@@ -5,6 +5,9 @@ Puts the responder together; decides nothing about answers.
 """
 
 import asyncio
+import logging
+import os
+import socket
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any, Final
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
+from gunicorn.util import parse_address
 from uvicorn_worker import UvicornWorker
 
 from responder import config
@@ -20,17 +24,18 @@ from responder.app import create_app
 from responder.asgi import Receive, Scope, Send
 from responder.cache import Cache
 from responder.config import Settings
-from responder.errors import SignerRefused
+from responder.errors import Refusal, TryLater
 from responder.fastpath import FastPath
 from responder.feed import Feed
 from responder.lookups import LookUps
-from responder.runtime.db import Database, DatabaseError, connect_once
+from responder.protocol import Http
+from responder.runtime.db import Database, connect_once
 from responder.runtime.logs import get_logger
 from responder.runtime.settings import SettingsError
 from responder.runtime.systemd import notify
 from responder.service import Service
 from responder.signing.keyring import Keyring, load_keyring
-from responder.status.issuers import IssuerError, IssuerSet
+from responder.status.issuers import IssuerError
 from responder.status.migrate import check_schema
 from responder.status.store import freshness
 
@@ -54,6 +59,9 @@ async def check_start(settings: Settings, *, dsn: str, path: Path) -> None:
         await check_schema(connection)
         keyring = await load_keyring(connection, passphrase=passphrase, now=datetime.now(UTC))
         backing = await freshness(connection)
+    for refused in keyring.refused.values():
+        raise refused
+    check_address(settings.http.bind, path=path)
     for issuer in keyring.issuers.all:
         signer = keyring.signers.get(issuer.issuer_id)
         until = None if signer is None else signer.not_after.isoformat()
@@ -62,6 +70,22 @@ async def check_start(settings: Settings, *, dsn: str, path: Path) -> None:
         _log.warning("issuers.none", meaning="every request is answered unauthorized; see `ocsp-admin issuer add`")
     if backing.required == 0:
         _log.warning("sources.none_required", meaning="nothing backs an `unknown`: it is given without waiting")
+
+
+def check_address(bind: str, *, path: Path) -> None:
+    """Raise SettingsError where nobody could listen. gunicorn would try for five seconds and say so in ten lines."""
+    if "LISTEN_FDS" in os.environ:
+        return
+    try:
+        address = parse_address(bind)
+        if isinstance(address, tuple):
+            family, kind, protocol, _, found = socket.getaddrinfo(address[0], None, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((found[0], address[1]))
+    except (OSError, OverflowError, RuntimeError, UnicodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        raise SettingsError(f"{path}: [http] bind: cannot listen on {bind!r}: {reason}") from exc
 
 
 class Responder:
@@ -74,7 +98,8 @@ class Responder:
         self._path = path
         self._stack = AsyncExitStack()
         self._database: Database | None = None
-        self._keyring = Keyring(issuers=IssuerSet(()), signers={})
+        self._cache = Cache(most=settings.cache.most_answers)
+        self._keyring: Keyring | None = None
         self._front: FastPath | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,45 +113,51 @@ class Responder:
         """ASGI lifespan: open, serve until told to stop, close."""
         await receive()
         async with self._stack:
-            try:
-                await self._open()
-            except (DatabaseError, SignerRefused, IssuerError) as exc:
-                await send({"type": "lifespan.startup.failed", "message": str(exc)})
-                return
+            await self._open()
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _open(self) -> None:
+        """Open what there is. Without a database the worker starts all the same: gunicorn stops when a worker does not.
+
+        The first reading of the feed loads issuers and signers; until one succeeds, every answer is tryLater.
+        """
         database = Database(self._dsn, application="ocsp-responder", most=_CONNECTIONS, timeout=_PATIENCE)
         self._database = await self._stack.enter_async_context(database)
-        cache = Cache(most=self._settings.cache.most_answers)
-        feed = Feed(database, cache, reload=self._reload)
-        service = Service(lookups=LookUps(database), cache=cache, feed=feed, keyring=lambda: self._keyring, clock=_now)
+        feed = Feed(database, self._cache, reload=self._reload)
+        service = Service(lookups=LookUps(database), cache=self._cache, feed=feed, keyring=self._current, clock=_now)
         http = self._settings.http
         app = create_app(service, prefix=http.prefix, most_octets=http.most_request_octets, clock=_now)
-        await self._load(database)
         await feed.read_once()
         self._stack.push_async_callback(_stop, asyncio.create_task(feed.run()))
-        self._front = FastPath(app, service, clock=_now)
+        self._front = FastPath(app, service, most_octets=http.most_request_octets, clock=_now)
 
-    async def _load(self, database: Database) -> None:
-        passphrase = config.passphrase(self._settings.signing, path=self._path)
-        async with database.connection() as connection:
-            self._keyring = await load_keyring(connection, passphrase=passphrase, now=_now())
+    def _current(self) -> Keyring:
+        if self._keyring is None:
+            raise TryLater(Refusal.DATABASE, "issuers and signers could not be loaded yet")
+        return self._keyring
 
     async def _reload(self, generation: int) -> None:
-        """Take over changed issuers and signers; what cannot be taken over is told, and the old ones go on."""
+        """Take over changed issuers and signers; what cannot be taken over is told, and the former goes on.
+
+        Raises DatabaseError.
+        """
         if self._database is None:
             return
         try:
-            await self._load(self._database)
-        except (SignerRefused, IssuerError, SettingsError) as exc:
+            passphrase = config.passphrase(self._settings.signing, path=self._path)
+            async with self._database.connection() as connection:
+                keyring = await load_keyring(connection, passphrase=passphrase, now=_now())
+        except (IssuerError, SettingsError) as exc:
             _log.error("issuers.refused", generation=generation, detail=str(exc), meaning="the former ones go on")
-        else:
-            _log.info(
-                "issuers.loaded", generation=generation, issuers=[each.name for each in self._keyring.issuers.all]
-            )
+            return
+        for refused in keyring.refused.values():
+            _log.error("signer.refused", generation=generation, detail=str(refused), meaning="the former one goes on")
+        self._keyring = keyring if self._keyring is None else keyring.after(self._keyring)
+        # What was signed before was signed by a signer, and timed by a policy, that may not hold any more.
+        self._cache.empty()
+        _log.info("issuers.loaded", generation=generation, issuers=[each.name for each in keyring.issuers.all])
 
 
 class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
@@ -134,7 +165,7 @@ class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
 
     CONFIG_KWARGS: Final = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Http,
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
@@ -142,6 +173,14 @@ class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
         "proxy_headers": False,
         "ws": "none",
     }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Let uvicorn's lines go where all others go, and only those that an operator can do something about."""
+        super().__init__(*args, **kwargs)
+        logger = logging.getLogger("uvicorn.error")
+        logger.handlers = []
+        logger.propagate = True
+        logger.setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 class _QuietLogger(Logger):  # type: ignore[misc] # ships no types
@@ -185,8 +224,11 @@ class Server(BaseApplication):  # type: ignore[misc] # ships no types
             "graceful_timeout": _WORKER_TIMEOUT,
             "proc_name": "ocsp-responder",
             "logger_class": _QuietLogger,
+            # Signals are all that commands this process: no control socket, where gunicorn has one.
+            "control_socket_disable": True,
         }.items():
-            self.cfg.set(name, value)
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
 
     def load(self) -> Responder:
         """Return the application; gunicorn asks for it in each worker."""

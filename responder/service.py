@@ -50,7 +50,7 @@ class Service:
         keyring: Callable[[], Keyring],
         clock: Callable[[], datetime],
     ) -> None:
-        """Put the parts together; `keyring` returns the issuers and signers as they are now."""
+        """Put the parts together; `keyring` returns the issuers and signers as they are now, or raises TryLater."""
         self._lookups = lookups
         self._cache = cache
         self._feed = feed
@@ -69,7 +69,9 @@ class Service:
             self._tell(error)
             return Answer.refusing(error)
         except TimeoutError:
-            return Answer.refusing(TryLater(Refusal.DEADLINE, "no answer in time"))
+            late = TryLater(Refusal.DEADLINE, f"no answer within {_DEADLINE} seconds")
+            self._tell(late)
+            return Answer.refusing(late)
         except Exception:  # noqa: BLE001 - the client gets internalError whatever we got wrong, and a person the traceback
             _log.exception("request.fault", request=request.hex())
             return Answer.refusing(InternalError(Refusal.BUG, "an exception nobody foresaw"))
@@ -133,7 +135,9 @@ class Service:
                 status = decide(found[key].status, freshness=found[key].freshness, policy=issuer.policy)
             except OcspError as error:
                 if found[key].status is None:
-                    self._feed.note_unanswered(key, error.reason.value)
+                    refused = isinstance(error, Unauthorized)
+                    said = issuer.policy.unassigned.value if refused else error.reason.value
+                    self._feed.note_unanswered(key, said)
                 raise
             if found[key].status is None:
                 self._feed.note_unanswered(key, issuer.policy.unassigned.value)

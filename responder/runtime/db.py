@@ -15,6 +15,9 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 # A statement of ours takes milliseconds. What takes longer than this is a fault, and waiting for it would be another.
 _STATEMENT_TIMEOUT_MS = 30_000
+# The pool doubles the pause between attempts until this is over, and begins anew when somebody asks for a connection.
+# Its own five minutes would keep us away for another two after an outage of as many.
+_RECONNECT_SECONDS = 2.0
 
 
 class DatabaseError(Exception):
@@ -59,6 +62,7 @@ class Database:
             min_size=1,
             max_size=most,
             timeout=timeout,
+            reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
             kwargs={
                 "autocommit": True,

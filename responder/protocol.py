@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP connections by uvicorn and httptools, with the bounds that neither has: how long a head may be, and how long a
+request may take to arrive. Knows no OCSP; server.py hands it to its workers.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+# Request line and headers together. A request of 10,000 octets in the path, every octet of it escaped twice, fits.
+MOST_HEAD_OCTETS: Final = 96 * 1024
+# From the first octet that is awaited to the last one of a request (seconds): who needs longer holds a connection and
+# nothing else.
+MOST_SECONDS: Final = 20.0
+
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
+    b"connection: close\r\n\r\n"
+)
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
+_UPGRADING: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+
+
+class Http(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what uvicorn gives."""
+        super().__init__(*args, **kwargs)
+        self._in_head = False
+        self._begun_in_this_data = False
+        self._head_octets = 0
+        self._whole = True
+        self._impatience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn does the same
+        """Wait for the first request, for a while."""
+        super().connection_made(transport)
+        self._wait_or_not()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take octets as they come, and close where they come without end."""
+        self._unset_keepalive_if_required()
+        self._begun_in_this_data = False
+        try:
+            self._feed(memoryview(data))
+        except httptools.HttpParserError:
+            self.send_400_response("not an HTTP request")
+        # What one reading brings is bounded by the loop, so only the readings after the first one are counted.
+        if self._in_head and not self._begun_in_this_data:
+            self._head_octets += len(data)
+            if self._head_octets > MOST_HEAD_OCTETS and not self.transport.is_closing():
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+        self._wait_or_not()
+
+    def _feed(self, data: memoryview) -> None:
+        # Each turn consumes a head, so the loop ends with the data.
+        while len(data) > 0:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[int(upgrade.args[0]) :]
+                self._read_head_again()
+            else:
+                return
+
+    def _read_head_again(self) -> None:
+        """Read the head once more without its wish for another protocol, which we may ignore (RFC 9110 section 7.8).
+
+        Java's client wishes for HTTP/2 this way, and the parser would take the body for that other protocol's.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("no proxy")
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name not in _UPGRADING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        super().on_message_begin()
+        self._in_head = self._begun_in_this_data = True
+        self._head_octets = 0
+        self._whole = False
+
+    def on_headers_complete(self) -> None:
+        """Start to answer, unless the head is going to be read once more."""
+        self._in_head = False
+        if self.parser.get_http_version() not in _VERSIONS:
+            raise httptools.HttpParserError("neither HTTP/1.0 nor HTTP/1.1")
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Have a whole request."""
+        if self.parser.should_upgrade():
+            return
+        self._whole = True
+        super().on_message_complete()
+
+    def _wait_or_not(self) -> None:
+        """Keep the time while it is the client's turn; uvicorn keeps it between a response and the next octet only."""
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        ours = self._whole and cycle is not None and not cycle.response_complete
+        if ours or self.timeout_keep_alive_task is not None or self.transport.is_closing():
+            self._stop_waiting()
+        elif self._impatience is None:
+            self._impatience = self.loop.call_later(MOST_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None

@@ -7,6 +7,7 @@ Comes from a wheel, so that nothing has to be installed beside Python; a DSN in 
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ with warnings.catch_warnings():
 
 #: A server to use instead: the user must be allowed to create databases and roles.
 SERVER_VARIABLE: Final = "FOUNDLING_TEST_SERVER"
+
+_TRIES: Final = 50
+_BETWEEN_TRIES: Final = 0.1  # seconds
 
 
 @contextmanager
@@ -42,5 +46,14 @@ def throwaway_server() -> Iterator[str]:
         finally:
             server.cleanup()
     finally:
+        _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Delete the folder; PostgreSQL may still be writing its last files when it says that it has stopped."""
+    for _ in range(_TRIES):
         with suppress(OSError):
             shutil.rmtree(folder)
+        if not folder.exists():
+            return
+        time.sleep(_BETWEEN_TRIES)

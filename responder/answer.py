@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import Final
 
 from responder.errors import OcspError
@@ -76,4 +77,10 @@ class Answer:
 
 def http_date(moment: datetime) -> bytes:
     """Return the moment as IMF-fixdate (RFC 9110 section 5.6.7): English, GMT, whole seconds."""
-    return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True).encode()
+    return _imf_fixdate(moment.replace(microsecond=0))
+
+
+@lru_cache(maxsize=1024)
+def _imf_fixdate(moment: datetime) -> bytes:
+    # Every answer of a second has the same date, and kept answers have the same two for hours.
+    return format_datetime(moment.astimezone(UTC), usegmt=True).encode()

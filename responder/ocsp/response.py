@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Self, assert_never
 
 from cryptography import x509
@@ -138,6 +139,7 @@ def _cert_status(status: CertStatus) -> bytes:
             assert_never(status)
 
 
+@lru_cache(maxsize=1024)
 def _time(moment: datetime) -> bytes:
     """Return a GeneralizedTime as RFC 9919 section 3.2.4 wants it: YYYYMMDDHHMMSSZ, no fractions."""
     t = whole_second(moment)

@@ -256,10 +256,19 @@ def test_other_methods_are_405_and_told_what_is_allowed(town: Town, good: bytes,
     assert IMF_FIXDATE.fullmatch(reply.headers["date"])
 
 
-@pytest.mark.parametrize("octets", [b"CONNECT ocsp.example:443 HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                                    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"BREW / HTTP/1.1\r\n\r\n",
-                                    b"GET /\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-                                    b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nab"])  # fmt: skip
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"CONNECT ocsp.example:443 HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"BREW / HTTP/1.1\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    ],
+    ids=["CONNECT", "HTTP/2", "TLS", "BREW", "HTTP/0.9", "less than nothing", "two lengths"],
+)
 def test_what_is_no_http_request_is_refused_and_closed(town: Town, octets: bytes) -> None:
     with Line(town.port) as line:
         line.send(octets)

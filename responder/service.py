@@ -21,7 +21,7 @@ from responder.ocsp.lint import lint
 from responder.ocsp.policy import EXTENDED_REVOKE, Times, decide, plan_times
 from responder.ocsp.request import CertId, OcspRequest, parse_request
 from responder.ocsp.response import SingleAnswer
-from responder.runtime.logs import get_logger
+from responder.runtime.logs import Sparingly, get_logger
 from responder.signing.admission import AdmittedSigner
 from responder.signing.keyring import Keyring
 from responder.status.issuers import Issuer
@@ -32,6 +32,8 @@ _log = get_logger("service")
 
 # BR 4.10.2 gives ten seconds; a client that waits half as long has had a bad day already.
 _DEADLINE: Final = 5.0
+# In an outage every request fails for the same reason: one line for each reason in so many seconds says it.
+_BETWEEN_LINES: Final = 5.0
 # ECDSA verifies slower than it signs, so of those signatures only some are verified; RSA ones are all.
 _VERIFY_ONE_IN: Final = 64
 # The largest signature of an elliptic curve we use (P-521, DER) and of Ed25519 is below this; every RSA one is above.
@@ -56,6 +58,7 @@ class Service:
         self._feed = feed
         self._keyring = keyring
         self._clock = clock
+        self._try_later = Sparingly(seconds=_BETWEEN_LINES)
 
     async def answer(self, request: bytes) -> Answer:
         """Answer a request. Never raises: what cannot be answered is an Answer too."""
@@ -169,13 +172,14 @@ class Service:
         )
         return Answer(body, _outcome(statuses), times=times, max_age=issuer.policy.max_age, doubt=any(doubtful))
 
-    @staticmethod
-    def _tell(error: OcspError) -> None:
+    def _tell(self, error: OcspError) -> None:
         """Refusals are what the internet sends; a contradiction of our own is for a person to look at."""
         if isinstance(error, InternalError):
             _log.error("answer.contradiction", reason=error.reason.value, detail=error.detail)
         elif isinstance(error, TryLater):
-            _log.warning("answer.try_later", reason=error.reason.value, detail=error.detail)
+            more = self._try_later.unsaid(error.reason.value)
+            if more is not None:
+                _log.warning("answer.try_later", reason=error.reason.value, detail=error.detail, more_since=more)
         else:
             _log.debug("answer.refused", reason=error.reason.value, detail=error.detail)
 

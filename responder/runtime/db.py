@@ -15,6 +15,7 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 # A statement of ours takes milliseconds. What takes longer than this is a fault, and waiting for it would be another.
 _STATEMENT_TIMEOUT_MS = 30_000
+_SILENCE_MS = 10_000
 # The pool doubles the pause between attempts until this is over, and begins anew when somebody asks for a connection.
 # Its own five minutes would keep us away for another two after an outage of as many.
 _RECONNECT_SECONDS = 2.0
@@ -68,6 +69,8 @@ class Database:
                 "autocommit": True,
                 "application_name": application,
                 "connect_timeout": max(2, int(timeout)),
+                # A line that a firewall drops without a word is given up in seconds, not in TCP's quarter of an hour.
+                "tcp_user_timeout": _SILENCE_MS,
                 "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC",
             },
             # After an outage the first borrower must not be handed a dead connection.

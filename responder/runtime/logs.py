@@ -6,6 +6,7 @@ Knows no event. Every process calls `configure` once, before anything else logs.
 
 import logging
 import sys
+import time
 from typing import Any, Final, Literal
 
 import structlog
@@ -47,6 +48,25 @@ def configure(level: Level, *, process: str) -> None:
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+class Sparingly:
+    """Lets one line through for each word and interval, and counts the others, so that an outage floods no log."""
+
+    def __init__(self, *, seconds: float) -> None:
+        """Let the first line of every word through at once."""
+        self._seconds = seconds
+        self._said: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def unsaid(self, word: str) -> int | None:
+        """Return how many lines were held back since the last one, or None when this one is to be held back too."""
+        now = time.monotonic()
+        if now - self._said.get(word, float("-inf")) < self._seconds:
+            self._unsaid[word] = self._unsaid.get(word, 0) + 1
+            return None
+        self._said[word] = now
+        return self._unsaid.pop(word, 0)
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

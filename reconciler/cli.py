@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -29,11 +30,11 @@ from reconciler.ct.reader import LogReader
 from reconciler.ct.rfc6962 import Rfc6962Log
 from reconciler.ct.source import CtSource
 from reconciler.ct.tiled import TiledLog
-from reconciler.errors import StopProcess
 from reconciler.issuance.jsonl import JsonlSettings, JsonlSource
 from reconciler.issuance.record import RecordSettings
 from reconciler.issuance.spool import SpoolSettings, SpoolSource
 from reconciler.model import Source, SourceSettings
+from reconciler.orphans import report_orphans
 from reconciler.supervisor import Watched
 from responder.runtime import logs
 from responder.runtime.db import Database, DatabaseError, connect_once
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     try:
         sys.exit(given.command(given))
-    except (SettingsError, SchemaError, DatabaseError, IssuerError, StopProcess) as exc:
+    except (SettingsError, SchemaError, DatabaseError, IssuerError) as exc:
         print(f"ocsp-reconciler: {exc}", file=sys.stderr)
         sys.exit(_FAILED)
 
@@ -90,7 +91,11 @@ def _run(given: argparse.Namespace) -> int:
                 start_http_server(address[1], address[0])
             except OSError as exc:
                 raise SettingsError(f"{given.config}: [metrics] bind: {settings.metrics.bind}: {exc.strerror}") from exc
-        await supervisor.run(database, _watched(settings, path=given.config))
+        await supervisor.run(
+            database,
+            _watched(settings, path=given.config),
+            orphan_after=timedelta(seconds=settings.ct.orphan_after.total_seconds()),
+        )
         return 0
 
     return _with_database(given, work)
@@ -99,6 +104,7 @@ def _run(given: argparse.Namespace) -> int:
 def _once(given: argparse.Namespace) -> int:
     async def work(database: Database, settings: Settings) -> int:
         behind = await supervisor.once(database, _watched(settings, path=given.config))
+        await report_orphans(database, after=timedelta(seconds=settings.ct.orphan_after.total_seconds()))
         for name in behind:
             print(f"{name}: not read to its end, see `ocsp-reconciler status`", file=sys.stderr)
         return _NOT_CAUGHT_UP if behind and given.strict else 0

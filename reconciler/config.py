@@ -31,6 +31,9 @@ class CtSettings(Section, frozen=True, kw_only=True):
     contact: str = ""
     #: How often each log is asked for a new head.
     poll: Duration = Duration(seconds=10)
+    #: A certificate that a log has shown for this long, and no issuance record of yours, is reported as an orphan. It
+    #: is answered `good` from the moment it is found; this is how long your own records may lag.
+    orphan_after: Duration = Duration(minutes=5)
 
 
 class CtLogSettings(Section, frozen=True, kw_only=True):

@@ -10,9 +10,7 @@ Knows no source and no remedy beyond its name. Raised everywhere in the package;
     │       └── ct.entry.UnreadableTile   a data tile stops making sense; carries what was read before
     ├── DistrustLog            the log contradicted itself: keep `proof`, void its coverage, go on reading
     │   └── ct.entry.MisplacedLeaf        a leaf names another position; carries the whole tile as read
-    ├── UnreadableEntry        one entry is beyond us: keep it as evidence, raise an alarm, read the next one
-    ├── UnusableKey            no log can have this key: refuse the configuration or the log it came with
-    └── StopProcess            we no longer know what was committed: exit and let the start-up path decide
+    └── UnusableKey            no log can have this key: refuse the configuration or the log it came with
 """
 
 import enum
@@ -66,19 +64,5 @@ class DistrustLog(ReconcilerError):  # noqa: N818 - these classes are named for 
         self.proof = dict(proof)
 
 
-class UnreadableEntry(ReconcilerError):  # noqa: N818 - these classes are named for what the caller does
-    """The entry at `index` cannot be understood, for `reason`; `raw` is what there is of it."""
-
-    def __init__(self, *, index: int, reason: str, raw: bytes) -> None:
-        super().__init__(f"entry {index}: {reason}")
-        self.index = index
-        self.reason = reason
-        self.raw = raw
-
-
 class UnusableKey(ReconcilerError):  # noqa: N818 - these classes are named for what the caller does
     """The bytes are not a public key that RFC 6962 section 2.1.4 lets a log have."""
-
-
-class StopProcess(ReconcilerError):  # noqa: N818 - these classes are named for what the caller does
-    """Going on could do harm: what is stored is no longer known."""

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from reconciler import store
 from reconciler.errors import DistrustLog, RetrySource
 from reconciler.model import Batch, Ledger, Source
-from responder.runtime.db import Connection, Database
+from responder.runtime.db import Database
 from responder.runtime.logs import get_logger
 from responder.status.issuers import IssuerSet
-from responder.status.model import Issued, serial_hex
+from responder.status.model import serial_hex
 from responder.status.record import Recorded, record_issued
 from responder.status.store import insert_finding
 
@@ -97,31 +97,10 @@ async def _commit(batch: Batch, source: Source, database: Database, *, source_id
                 subject=finding.subject,
                 detail=finding.detail,
             )
-        if source.settings.kind in {"static", "rfc6962"} and recorded.rows:
-            await _report_orphans(connection, source_id, recorded.rows)
         if batch.caught_up_at is not None:
             await store.vouch(connection, source_id, age=datetime.now(UTC) - batch.caught_up_at)
     _tell(batch, recorded, source.settings.name)
     return recorded
-
-
-async def _report_orphans(connection: Connection, source_id: int, rows: tuple[Issued, ...]) -> None:
-    """A certificate that CT showed before any record of ours did raises the highest alert (DESIGN: it is good at once).
-
-    Where no record of the CA's own is read, there is nothing it could be missing from.
-    """
-    if not await store.has_issuance_source(connection):
-        return
-    for issued in rows:
-        await insert_finding(
-            connection,
-            source_id,
-            kind="orphan",
-            severity="critical",
-            key=(issued.issuer_id, issued.serial),
-            subject=f"{issued.issuer_id}/{serial_hex(issued.serial)}",
-            detail="seen in Certificate Transparency, signed by our key, and in no issuance log when it was found",
-        )
 
 
 async def _distrust(distrusted: DistrustLog, database: Database, done: Pass, *, source_id: int) -> None:

@@ -11,6 +11,7 @@ ENTRIES: Final = Counter("foundling_entries", "Entries read from CT logs and has
 UNREADABLE: Final = Counter("foundling_unreadable_entries", "Entries that could not be read; kept.", ["source"])
 ROWS: Final = Counter("foundling_rows", "Certificates that had no row before.", ["source"])
 SIGHTINGS: Final = Counter("foundling_sightings", "Facts that were not known before.", ["source"])
+ORPHANS: Final = Counter("foundling_orphans", "Certificates in CT that no issuance record named in time.", ["issuer"])
 QUARANTINED: Final = Counter("foundling_quarantined", "Documents kept as evidence without a row.", ["source"])
 TROUBLES: Final = Counter(
     "foundling_troubles", "Passes over a source that failed, by kind of failure.", ["source", "kind"]

@@ -188,13 +188,44 @@ async def include(connection: Connection, name: str) -> bool:
     return rows.rowcount == 1
 
 
-async def has_issuance_source(connection: Connection) -> bool:
-    """Tell whether the CA's own records are read at all: without them, nothing seen in CT can be missing from them."""
+async def insert_orphans(connection: Connection, *, after: timedelta) -> tuple[tuple[str, int, str], ...]:
+    """Find every orphan not yet reported, and return issuer, serial and the source that showed it.
+
+    An orphan was shown by a CT log `after` ago or longer, and by no record of the CA's own until now. Only what was
+    logged since such records have been read can be missing from them; older certificates may be in older records.
+    """
     rows = await connection.execute(
-        "SELECT EXISTS (SELECT FROM ocsp.source WHERE configured AND kind NOT IN ('static', 'rfc6962', 'registration'))"
+        """
+        WITH recorded_since AS (
+            SELECT min(changed_at) AS moment
+            FROM ocsp.source_change JOIN ocsp.source USING (source_id)
+            WHERE configured AND kind NOT IN ('static', 'rfc6962', 'registration')
+        ), orphan AS (
+            SELECT DISTINCT ON (s.issuer_id, s.serial) s.issuer_id, s.serial, s.source_id
+            FROM ocsp.sighting s JOIN ocsp.source USING (source_id), recorded_since
+            WHERE source.kind IN ('static', 'rfc6962') AND s.logged_at >= recorded_since.moment
+                  AND s.seen_at BETWEEN clock_timestamp() - %(after)s::interval - interval '1 day'
+                                    AND clock_timestamp() - %(after)s::interval
+                  AND NOT EXISTS (SELECT FROM ocsp.sighting t JOIN ocsp.source u USING (source_id)
+                                  WHERE t.issuer_id = s.issuer_id AND t.serial = s.serial
+                                        AND u.kind NOT IN ('static', 'rfc6962'))
+                  AND NOT EXISTS (SELECT FROM ocsp.finding f
+                                  WHERE f.kind = 'orphan' AND f.issuer_id = s.issuer_id AND f.serial = s.serial)
+            ORDER BY s.issuer_id, s.serial, s.seen_at
+        ), found AS (
+            INSERT INTO ocsp.finding (kind, severity, source_id, issuer_id, serial, subject, detail)
+            SELECT 'orphan', 'critical', source_id, issuer_id, serial, issuer_id || '/' || encode(serial, 'hex'),
+                   'in Certificate Transparency, signed by our key, and in no issuance record after ' || %(after)s
+            FROM orphan
+            ON CONFLICT DO NOTHING
+            RETURNING issuer_id, serial, source_id
+        )
+        SELECT issuer.name, found.serial, source.name
+        FROM found JOIN ocsp.issuer USING (issuer_id) JOIN ocsp.source USING (source_id)
+        """,
+        {"after": after},
     )
-    row = await rows.fetchone()
-    return row is not None and bool(row[0])
+    return tuple([(issuer, int.from_bytes(serial), source) async for issuer, serial, source in rows])
 
 
 async def source_states(connection: Connection) -> list[dict[str, Any]]:

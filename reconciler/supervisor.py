@@ -14,9 +14,10 @@ from datetime import timedelta
 from typing import Final
 
 from reconciler import metrics, store
-from reconciler.errors import RetrySource, StopProcess
+from reconciler.errors import RetrySource
 from reconciler.follow import Pass, follow
 from reconciler.model import Source
+from reconciler.orphans import watch_for_orphans
 from responder.runtime.db import Database, DatabaseError
 from responder.runtime.logs import get_logger
 from responder.runtime.systemd import notify, watchdog_interval
@@ -87,21 +88,10 @@ async def enter_sources(database: Database, watched: Sequence[Watched]) -> dict[
     return numbers
 
 
-async def run(database: Database, watched: Sequence[Watched], *, patience: Patience = _USUAL) -> None:
-    """Follow every source until SIGTERM or SIGINT. Raises StopProcess when going on could do harm."""
-    try:
-        await _run(database, watched, patience)
-    except* StopProcess as stopped:
-        raise _first(stopped) from stopped
-
-
-def _first(group: BaseExceptionGroup[StopProcess]) -> StopProcess:
-    """Return one of them: the task group wraps what its tasks raise, and one reason to stop is enough."""
-    found = group.exceptions[0]
-    return found if isinstance(found, StopProcess) else _first(found)
-
-
-async def _run(database: Database, watched: Sequence[Watched], patience: Patience) -> None:
+async def run(
+    database: Database, watched: Sequence[Watched], *, orphan_after: timedelta, patience: Patience = _USUAL
+) -> None:
+    """Follow every source until SIGTERM or SIGINT."""
     numbers = await enter_sources(database, watched)
     issuers = Issuers(database)
     stop = asyncio.Event()
@@ -115,6 +105,7 @@ async def _run(database: Database, watched: Sequence[Watched], patience: Patienc
             )
             for each in watched
         ]
+        following.append(tasks.create_task(watch_for_orphans(database, after=orphan_after)))
         following.append(tasks.create_task(_feed_watchdog()))
         notify("READY=1")
         _log.info("started", sources=list(numbers))
@@ -192,8 +183,6 @@ async def _try_pass(each: Watched, database: Database, issuers: Issuers, *, sour
     except DatabaseError as trouble:
         _tell_trouble(each.source, trouble)
         return 0.0
-    except StopProcess:
-        raise
     except Exception:  # noqa: BLE001 - a fault of ours must not end the other sources; this one goes stale
         _log.exception("source.fault", source=each.source.settings.name)
         metrics.TROUBLES.labels(source=each.source.settings.name, kind="fault").inc()

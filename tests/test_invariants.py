@@ -23,6 +23,7 @@ from reconciler.cli import _ct_source
 from reconciler.config import CtLogSettings, Settings
 from reconciler.follow import follow
 from reconciler.model import Source
+from reconciler.orphans import report_orphans
 from reconciler.store import enter_source
 from reconciler.supervisor import Watched, once
 from responder.answer import Answer
@@ -318,10 +319,10 @@ async def test_a_position_never_runs_ahead_of_the_rows_it_covers(ground: Ground,
 
 async def test_no_alarm_is_lost_in_a_mailbox(ground: Ground) -> None:
     """Findings are rows, written once and never edited (`ocsp.finding`)"""
+    await ground.run("INSERT INTO ocsp.source (name, kind, required) VALUES ('spool', 'spool', true)")
     orphan = ground.ca.precertificate("orphan.example")
     log = Log()
     log.add_precertificate(orphan, [ground.ca.certificate])
-    await ground.run("INSERT INTO ocsp.source (name, kind, required) VALUES ('spool', 'spool', true)")
     async with serve(log) as url:
         source = _ct_source(
             CtLogSettings(name="log", kind="static", monitoring_url=url, key=log.key_b64, start="beginning"), Settings()
@@ -332,6 +333,7 @@ async def test_no_alarm_is_lost_in_a_mailbox(ground: Ground) -> None:
             issuers = await issuer_store.load_issuers(connection)
         for _ in range(2):
             await follow(source, ground.database, issuers, source_id=source_id)
+            await report_orphans(ground.database, after=timedelta(0))
         await source.close()
     assert await ground.run("SELECT kind, severity FROM ocsp.finding") == [("orphan", "critical")]
     for forgetting in ("DELETE FROM ocsp.finding", "UPDATE ocsp.finding SET severity = 'low'"):

@@ -126,7 +126,7 @@ def test_check_config_reads_the_settings_and_needs_no_database(config: Path) -> 
     done = command("--config", config, "check-config", dsn="dbname=nowhere")
     assert (done.returncode, done.stdout, done.stderr) == (0, "log: static, every 0:00:10\n", "")
     config.write_text("[ct]\npool = '10s'\n")
-    assert "[ct] pool: no such key; allowed here: contact, poll" in one_line(
+    assert "[ct] pool: no such key; allowed here: contact, orphan_after, poll" in one_line(
         command("--config", config, "check-config", dsn=None)
     )
 

@@ -12,13 +12,11 @@ import pytest
 
 from demo.ca import Authority
 from demo.log import Log, serve
-from reconciler.errors import StopProcess
-from reconciler.supervisor import Watched, run
 from responder.runtime.db import Database
 from responder.runtime.settings import DSN_VARIABLE
 from tests import served
 from tests.conftest import as_role
-from tests.reconciler.ct.followed import PROTOCOLS, Followed, Protocol, source, watched
+from tests.reconciler.ct.followed import PROTOCOLS, Followed, Protocol, source
 
 
 async def start(config: Path, dsn: str, *arguments: str) -> asyncio.subprocess.Process:
@@ -100,16 +98,3 @@ async def until_head(log: Log) -> None:
     async with asyncio.timeout(20):
         while log.requests["head"] < asked + 2:  # noqa: ASYNC110 - another process's work
             await asyncio.sleep(0.005)
-
-
-async def test_a_reason_to_stop_the_process_stops_it_and_is_told_as_it_is(database: Database) -> None:
-    log = Log()
-    async with serve(log) as url:
-        good, stopping = watched(log, url, "static"), source(log, url, "rfc6962")
-
-        async def head() -> None:
-            raise StopProcess("what is stored is no longer known")
-
-        stopping._reader.head = head  # type: ignore[method-assign,assignment]  # a fault that no log can cause
-        with pytest.raises(StopProcess, match="no longer known"):
-            await run(database, [good, Watched(stopping, good.poll)])

@@ -26,12 +26,6 @@ def test_a_source_may_say_how_long_to_wait_and_nought_seconds_is_an_answer() -> 
     assert errors.UnreadableHead("busy", retry_after=0.0).retry_after == 0.0
 
 
-def test_an_unreadable_entry_carries_its_evidence() -> None:
-    error = errors.UnreadableEntry(index=0, reason="its serial is negative", raw=b"raw")
-    assert (error.index, error.reason, error.raw) == (0, "its serial is negative", b"raw")
-    assert str(error) == "entry 0: its serial is negative"
-
-
 def test_the_proof_in_an_error_does_not_change_with_what_it_was_made_from() -> None:
     evidence = {"head": b"one"}
     error = errors.DistrustLog("fork", kind=errors.Contradiction.FORK, proof=evidence)

@@ -567,7 +567,12 @@ async def test_both_protocols_of_one_log_give_one_row_and_two_sightings(database
 
 async def test_run_follows_a_growing_log_until_it_is_told_to_stop(ground: Ground, database: Database) -> None:
     running = asyncio.create_task(
-        supervisor.run(database, [watched(ground.log, ground.url, ground.protocol)], patience=QUICK)
+        supervisor.run(
+            database,
+            [watched(ground.log, ground.url, ground.protocol)],
+            orphan_after=timedelta(minutes=5),
+            patience=QUICK,
+        )
     )
     ours = set[int]()
     for step in range(3):

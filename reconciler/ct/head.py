@@ -252,4 +252,4 @@ def compare_heads(previous: VerifiedTreeHead, current: VerifiedTreeHead) -> Veri
 
 def _contradiction(kind: Contradiction, previous: VerifiedTreeHead, current: VerifiedTreeHead) -> DistrustLog:
     heads = f"{previous.size} entries at {previous.timestamp_ms}, then {current.size} at {current.timestamp_ms}"
-    return DistrustLog(f"{kind}: {heads}", kind=kind, proof={"previous": previous.raw, "current": current.raw})
+    return DistrustLog(heads, kind=kind, proof={"previous": previous.raw, "current": current.raw})

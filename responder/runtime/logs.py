@@ -13,8 +13,14 @@ import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
 
-# Libraries that would tell us about every request and every connection.
-_QUIET: Final = ("asyncio", "psycopg.pool", "aiohttp.access", "uvicorn.access")
+# Libraries that would tell us about every request, and in an outage about every attempt to connect, several a second:
+# that is told once, by whoever needed the connection.
+_QUIET: Final = {
+    "asyncio": logging.WARNING,
+    "aiohttp.access": logging.WARNING,
+    "uvicorn.access": logging.WARNING,
+    "psycopg.pool": logging.ERROR,
+}
 
 
 def configure(level: Level, *, process: str) -> None:
@@ -46,8 +52,8 @@ def configure(level: Level, *, process: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
 
 
 class Sparingly:

@@ -4,19 +4,16 @@
 Knows how often it is played and with which poll; how the world is asked, demo/stage.py knows. Called by __main__.py.
 """
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench import ground
 from bench.figures import Figure, Sample
 from bench.ground import Issuer
-from demo.stage import Stage, StageError, process, run_admin, stop
+from demo.stage import Stage, log_process, process, reconciler_settings, run_admin
 
 #: How often the reconciler asks the log (seconds).
 POLL: Final = 1
@@ -58,51 +55,16 @@ def _set_up(server: str, folder: Path) -> Iterator[Stage]:
     issuer = Issuer.create(folder, "demo", key="p256")
     with ExitStack() as stack:
         dsn = stack.enter_context(ground.database(server))
-        log = stack.enter_context(_log(folder, issuer))
+        log = stack.enter_context(log_process(folder, roots=issuer.certificate_file))
         admin = folder / "admin.toml"
         admin.write_text(ground.settings(dsn))
         run_admin(admin, "migrate")
         issuer.add(admin)
-        (folder / "reconciler.toml").write_text(_reconciler_settings(dsn, folder, log))
+        (folder / "reconciler.toml").write_text(
+            reconciler_settings(ground.settings(dsn), folder=folder, log=log, poll=POLL)
+        )
         stack.enter_context(process(folder, "ocsp-reconciler", "--config", str(folder / "reconciler.toml"), "run"))
         port = stack.enter_context(ground.responder(folder, dsn))
         # Where Stage looks for the issuer's certificate.
         (folder / "ca.pem").write_bytes(issuer.certificate_file.read_bytes())
         yield Stage(folder, issuer.ca, log_url=log["url"].rstrip("/"), ocsp_url=f"http://127.0.0.1:{port}/")
-
-
-def _reconciler_settings(dsn: str, folder: Path, log: dict[str, Any]) -> str:
-    return f"""{ground.settings(dsn)}
-[ct]
-poll = "{POLL}s"
-
-[[ct_log]]
-name = "bench"
-kind = "static"
-monitoring_url = {json.dumps(log["url"])}
-key = {json.dumps(log["key"])}
-start = "beginning"
-
-[[issuance]]
-name = "bench-spool"
-kind = "spool"
-directory = {json.dumps(str(folder / "spool"))}
-poll = "200ms"
-"""
-
-
-@contextmanager
-def _log(folder: Path, issuer: Issuer) -> Iterator[dict[str, Any]]:
-    """Start the demonstration's log as a process of its own and yield what it says of itself: url, key."""
-    with (folder / "log.err").open("wb") as errors:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "demo.log", "--roots", str(issuer.certificate_file)],
-            stdout=subprocess.PIPE, stderr=errors, cwd=Path(__file__).parents[1],
-        )  # fmt: skip
-    try:
-        said = running.stdout.readline() if running.stdout is not None else b""
-        if not said:
-            raise StageError(f"the log did not start:\n{(folder / 'log.err').read_text()[-2000:]}")
-        yield json.loads(said)
-    finally:
-        stop(running)

@@ -170,7 +170,7 @@ def set_up() -> Iterator[Stage]:
         dsn = stack.enter_context(throwaway_server())
         ocsp_port = free_port()
         ca = _make_ca(folder)
-        log = stack.enter_context(_log(folder))
+        log = stack.enter_context(log_process(folder, roots=folder / "ca.pem"))
         _write_settings(folder, dsn=dsn, log=log, ocsp_port=ocsp_port)
         run_admin(folder / "admin.toml", "migrate")
         run_admin(
@@ -197,9 +197,14 @@ def _write_settings(folder: Path, *, dsn: str, log: dict[str, Any], ocsp_port: i
     database = f"[database]\ndsn = {json.dumps(dsn)}\n"
     (folder / "admin.toml").write_text(database)
     (folder / "responder.toml").write_text(f'{database}\n[http]\nbind = "127.0.0.1:{ocsp_port}"\nworkers = 2\n')
-    (folder / "reconciler.toml").write_text(f"""{database}
+    (folder / "reconciler.toml").write_text(reconciler_settings(database, folder=folder, log=log, poll=_POLL))
+
+
+def reconciler_settings(database: str, *, folder: Path, log: dict[str, Any], poll: int) -> str:
+    """Return settings that follow this log every `poll` seconds, and the spool in the folder."""
+    return f"""{database}
 [ct]
-poll = "{_POLL}s"
+poll = "{poll}s"
 
 [[ct_log]]
 name = "demo-log"
@@ -213,17 +218,17 @@ name = "demo-spool"
 kind = "spool"
 directory = {json.dumps(str(folder / "spool"))}
 poll = "200ms"
-""")
+"""
 
 
 @contextmanager
-def _log(folder: Path) -> Iterator[dict[str, Any]]:
+def log_process(folder: Path, *, roots: Path) -> Iterator[dict[str, Any]]:
     """Start the CT log as a process of its own and yield what it says of itself: url, key."""
     with (folder / "log.err").open("wb") as errors:
         running = subprocess.Popen(
             [
                 sys.executable, "-m", "demo.log", "--port", "0", "--key", str(folder / "log.key"),
-                "--roots", str(folder / "ca.pem"),
+                "--roots", str(roots),
             ],
             stdout=subprocess.PIPE, stderr=errors, cwd=Path(__file__).parents[1],
         )  # fmt: skip

@@ -88,6 +88,11 @@ class Reconciler:
         async with self.database.connection() as connection:
             return await (await connection.execute(query)).fetchall()
 
+    async def renumber(self, inode: int, other: int) -> None:
+        """Make a file that was read have been this other inode."""
+        async with self.database.connection() as connection:
+            await connection.execute("UPDATE ocsp.file_position SET inode = %s WHERE inode = %s", (other, inode))
+
     async def serials(self) -> set[int]:
         rows = await self.rows("SELECT serial FROM ocsp.certificate WHERE status = 'good'")
         return {int.from_bytes(serial) for (serial,) in rows}

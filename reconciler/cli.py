@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +93,7 @@ def _run(given: argparse.Namespace) -> int:
         await supervisor.run(
             database,
             _watched(settings, path=given.config),
-            orphan_after=timedelta(seconds=settings.ct.orphan_after.total_seconds()),
+            orphan_after=settings.ct.orphan_after,
         )
         return 0
 
@@ -104,7 +103,7 @@ def _run(given: argparse.Namespace) -> int:
 def _once(given: argparse.Namespace) -> int:
     async def work(database: Database, settings: Settings) -> int:
         behind = await supervisor.once(database, _watched(settings, path=given.config))
-        await report_orphans(database, after=timedelta(seconds=settings.ct.orphan_after.total_seconds()))
+        await report_orphans(database, after=settings.ct.orphan_after)
         for name in behind:
             print(f"{name}: not read to its end, see `ocsp-reconciler status`", file=sys.stderr)
         return _NOT_CAUGHT_UP if behind and given.strict else 0

@@ -14,8 +14,7 @@ import msgspec
 
 from reconciler.ct.head import LogKey
 from reconciler.errors import UnusableKey
-from responder.runtime.logs import Level
-from responder.runtime.settings import DatabaseSettings, Duration, Section, SettingsError, load
+from responder.runtime.settings import DatabaseSettings, Duration, LogSettings, Section, SettingsError, load
 
 # The source under which ocsp-admin records; sql/migrations/0001 enters it.
 _REGISTRATION: Final = "ocsp-admin"
@@ -117,13 +116,6 @@ class MetricsSettings(Section, frozen=True, kw_only=True):
 
     #: Where Prometheus finds this process's metrics, "127.0.0.1:9464" for example. Empty: nowhere.
     bind: str = ""
-
-
-class LogSettings(Section, frozen=True, kw_only=True):
-    """[log]"""
-
-    #: The least that is logged: "debug", "info", "warning" or "error".
-    level: Level = "info"
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -47,8 +47,7 @@ async def enter_source(connection: Connection, settings: SourceSettings) -> int:
             "name": settings.name,
             "kind": settings.kind,
             "required": settings.required,
-            # A plain timedelta: the settings' own class is not one that the driver knows.
-            "stale_after": timedelta(seconds=settings.stale_after.total_seconds()),
+            "stale_after": _interval(settings.stale_after),
         },
     )
     row = await rows.fetchone()
@@ -223,7 +222,7 @@ async def insert_orphans(connection: Connection, *, after: timedelta) -> tuple[t
         SELECT issuer.name, found.serial, source.name
         FROM found JOIN ocsp.issuer USING (issuer_id) JOIN ocsp.source USING (source_id)
         """,
-        {"after": after},
+        {"after": _interval(after)},
     )
     return tuple([(issuer, int.from_bytes(serial), source) async for issuer, serial, source in rows])
 
@@ -485,6 +484,11 @@ async def _enter_spool_files(connection: Connection, source_id: int, moved: Spoo
             "mtimes": [file.mtime_ns for file in moved.done],
         },
     )
+
+
+def _interval(period: timedelta) -> timedelta:
+    """Return a plain timedelta: the settings' own class is not one that the driver knows."""
+    return timedelta(seconds=period.total_seconds())
 
 
 def _moved(rowcount: int) -> None:

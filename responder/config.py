@@ -10,8 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from responder.runtime.logs import Level
-from responder.runtime.settings import DatabaseSettings, Section, SettingsError, load
+from responder.runtime.settings import DatabaseSettings, LogSettings, Section, SettingsError, load
 
 
 class HttpSettings(Section, frozen=True, kw_only=True):
@@ -44,13 +43,6 @@ class SigningSettings(Section, frozen=True, kw_only=True):
     #: A file with the passphrase of encrypted signer keys. Default: the systemd credential `signer-passphrase`, where
     #: there is one.
     passphrase_file: str = ""
-
-
-class LogSettings(Section, frozen=True, kw_only=True):
-    """[log]"""
-
-    #: The least that is logged: "debug", "info", "warning" or "error".
-    level: Level = "info"
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a process's one TOML file into frozen structs, strictly: unknown keys, wrong types and bad units are refused.
 
-Knows no particular setting but the database's. Every complaint names the file, the key, what is wrong and what is
-allowed. Constructing settings does nothing else.
+Knows no particular setting but those that every service has: the database and the log. Every complaint names the file,
+the key, what is wrong and what is allowed. Constructing settings does nothing else.
 """
 
 import os
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args, get_origin
 
 import msgspec
+
+from responder.runtime.logs import Level
 
 DSN_VARIABLE: Final = "OCSP_DATABASE_DSN"
 
@@ -56,6 +58,13 @@ class DatabaseSettings(Section, frozen=True, kw_only=True):
     #: How to reach PostgreSQL, as libpq understands it. OCSP_DATABASE_DSN in the environment wins over it. Passwords
     #: belong into a libpq password file or service file, not here.
     dsn: str = ""
+
+
+class LogSettings(Section, frozen=True, kw_only=True):
+    """[log]"""
+
+    #: The least that is logged: "debug", "info", "warning" or "error".
+    level: Level = "info"
 
 
 _Settings = TypeVar("_Settings", bound=Section)

@@ -63,13 +63,13 @@ def nginx(folder: Path, answer: bytes) -> Iterator[int]:
     (folder / "static").mkdir(parents=True)
     (folder / "static" / STATIC_PATH.lstrip("/")).write_bytes(answer)
     port = free_port()
-    (folder / "nginx.conf").write_text(_NGINX.format(user=_user(), folder=folder, port=port))
+    (folder / "nginx.conf").write_text(_NGINX.format(user=user(), folder=folder, port=port))
     command = [program, "-e", str(folder / "nginx.err"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    with _running(command, port, log=folder / "nginx.log"):
+    with running(command, port, log=folder / "nginx.log"):
         yield port
 
 
-def _user() -> str:
+def user() -> str:
     """Return the directive that keeps nginx's worker who we are: as root it would become nobody and see no file."""
     if os.geteuid() != 0:
         return ""
@@ -77,7 +77,8 @@ def _user() -> str:
 
 
 @contextmanager
-def _running(command: list[str], port: int, *, log: Path) -> Iterator[None]:
+def running(command: list[str], port: int, *, log: Path) -> Iterator[None]:
+    """Start a server, wait until it listens, and stop it afterwards; what it says goes to `log`."""
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:

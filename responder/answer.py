@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from responder.errors import OcspError
-from responder.ocsp.policy import Times, cache_seconds
+from responder.ocsp.policy import Times, cache_seconds, stale_seconds
 from responder.ocsp.response import error_response
 
 Headers = list[tuple[bytes, bytes]]
@@ -20,6 +20,7 @@ Headers = list[tuple[bytes, bytes]]
 CONTENT_TYPE: Final = b"application/ocsp-response"
 # RFC 9919 section 7.2 wants one of these on everything that is not authoritative.
 _NEVER_STORE: Final = [(b"cache-control", b"no-store, max-age=0"), (b"pragma", b"no-cache")]
+_DOUBT: Final = b"max-age=0, private, no-transform, must-revalidate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,12 @@ class Answer:
         headers: Headers = [(b"content-type", CONTENT_TYPE), (b"date", http_date(now))]
         if self.times is None:
             return headers + _NEVER_STORE
-        seconds = 0 if self.doubt else cache_seconds(self.times, now=now, max_age=self.max_age)
-        shared = b"private" if self.doubt else b"public"
         return [
             *headers,
             (b"last-modified", http_date(self.times.this_update)),
             (b"expires", http_date(now if self.doubt else self.times.next_update)),
             (b"etag", self.etag),
-            (b"cache-control", b"max-age=%d, %b, no-transform, must-revalidate" % (seconds, shared)),
+            (b"cache-control", _DOUBT if self.doubt else _public(self.times, now=now, max_age=self.max_age)),
         ]
 
     def is_what(self, if_none_match: bytes) -> bool:
@@ -73,6 +72,17 @@ class Answer:
             return False
         named = (tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b","))
         return any(tag in {self.etag, b"*"} for tag in named)
+
+
+def _public(times: Times, *, now: datetime, max_age: timedelta) -> bytes:
+    """Return Cache-Control for what anybody may keep.
+
+    A cache that heeds RFC 5861 may use it for longer while we are out of reach; one that holds must-revalidate higher
+    (RFC 9111 section 4.2.4) does not. Neither passes nextUpdate.
+    """
+    fresh = cache_seconds(times, now=now, max_age=max_age)
+    stale = stale_seconds(times, now=now, max_age=fresh)
+    return b"max-age=%d, public, no-transform, must-revalidate, stale-if-error=%d" % (fresh, stale)
 
 
 def http_date(moment: datetime) -> bytes:

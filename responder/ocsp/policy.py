@@ -40,6 +40,8 @@ MOST_UNKNOWN_VALIDITY: Final = timedelta(hours=1)
 # BR 4.9.9: nobody may be told "unknown" later than this after a (pre)certificate was made available. An unknown signed
 # just before that moment has to have ended by then, wherever it was cached.
 MOST_PUBLIC_UNKNOWN_VALIDITY: Final = timedelta(minutes=15)
+# An answer may come to a cache so much later than its headers were written: what waits longer has given up (seconds).
+MOST_SECONDS_ON_ITS_WAY: Final = 10
 
 # RFC 6960 section 2.2: how "not issued" is said with the word "revoked". The response needs the extension of section
 # 4.4.8 with it, which is the caller's to ask for where this value is among the answers.
@@ -176,3 +178,11 @@ def cache_seconds(times: Times, *, now: datetime, max_age: timedelta) -> int:
     until_refresh = math.floor((times.refresh_at - now).total_seconds())
     before_the_end = math.ceil((times.next_update - now).total_seconds()) - 1
     return max(0, min(int(max_age.total_seconds()), until_refresh, before_the_end))
+
+
+def stale_seconds(times: Times, *, now: datetime, max_age: int) -> int:
+    """Return stale-if-error for a shared cache (RFC 5861 section 4): how long after those `max_age` seconds it may use
+    the answer while we are out of reach. That ends before nextUpdate, however late the answer came to the cache.
+    """
+    until_the_end = math.floor((times.next_update - now).total_seconds())
+    return max(0, until_the_end - max_age - MOST_SECONDS_ON_ITS_WAY)

@@ -13,11 +13,13 @@ from responder.errors import InternalError, OcspError, PolicyError, Refusal, Try
 from responder.ocsp.policy import (
     DEFAULT_POLICY,
     EXTENDED_REVOKE,
+    MOST_SECONDS_ON_ITS_WAY,
     Times,
     cache_seconds,
     check_policy,
     decide,
     plan_times,
+    stale_seconds,
 )
 from responder.status.model import (
     Freshness,
@@ -237,3 +239,16 @@ def test_max_age_lands_before_next_update_and_not_after_the_refresh(
     if seconds > 0:
         assert at + seconds * S < times.next_update
         assert at + seconds * S <= times.refresh_at
+
+
+@given(validity=st.integers(0, 20_000), now=st.integers(-1_000_000_000, 30_000_000_000), max_age=st.integers(0, 20_000))
+def test_stale_answers_end_before_next_update_however_late_they_came_to_the_cache(
+    validity: int, now: int, max_age: int
+) -> None:
+    times = Times(NOW, NOW + validity * S, NOW + validity * S)
+    at = NOW + timedelta(microseconds=now)
+    seconds = stale_seconds(times, now=at, max_age=max_age)
+    assert seconds >= 0
+    if seconds > 0:
+        last = at + (max_age + seconds + MOST_SECONDS_ON_ITS_WAY) * S
+        assert times.next_update - S < last <= times.next_update

@@ -15,10 +15,11 @@ from responder.ocsp.policy import DEFAULT_POLICY, check_policy
 from responder.runtime.db import Connection
 from responder.runtime.settings import Duration
 from responder.signing.file import load_certificate
-from responder.signing.keyring import FILE_SCHEME, open_signer
+from responder.signing.keys import FILE_SCHEME, Keys
 from responder.status import issuer_store
 from responder.status.issuers import CaCertificate, Issuer
-from responder.status.model import Policy, SignerRecord, UnassignedAnswer
+from responder.status.model import Policy, UnassignedAnswer
+from responder.status.signers import SignerRecord, SignerState, key_kind
 
 
 def add_commands(nouns: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -106,20 +107,23 @@ async def _add(given: argparse.Namespace, context: Context) -> int:
 
 async def _add_signer(connection: Connection, given: argparse.Namespace, issuer: Issuer, context: Context) -> None:
     """Store a signer that was opened and admitted here: what the responder would refuse is refused at once."""
+    certificate = load_certificate(_read(given.signer_cert)).public_bytes(Encoding.DER)
     record = SignerRecord(
         signer_id=0,
         issuer_id=issuer.issuer_id,
-        certificate=load_certificate(_read(given.signer_cert)).public_bytes(Encoding.DER),
+        certificate=certificate,
         key_location=f"{FILE_SCHEME}{given.signer_key.resolve()}",
+        kind=key_kind(certificate),
+        state=SignerState.ACTIVE,
     )
     passphrase = _read(Path(context.passphrase_file)).rstrip(b"\r\n") if context.passphrase_file else None
-    open_signer(record, issuer, passphrase=passphrase, now=datetime.now(UTC))
+    await Keys(passphrase=lambda: passphrase).open(record, issuer, now=datetime.now(UTC))
     await issuer_store.insert_signer(
         connection,
         issuer.issuer_id,
         certificate=record.certificate,
         key_location=record.key_location,
-        state="active",
+        state=record.state,
     )
 
 
@@ -151,7 +155,8 @@ async def _set(given: argparse.Namespace, context: Context) -> int:
 async def _list(given: argparse.Namespace, context: Context) -> int:
     async with context.transaction() as connection:
         issuers = await issuer_store.load_issuers(connection)
-        signers = {record.issuer_id: record for record in reversed(await issuer_store.active_signers(connection))}
+        active = await issuer_store.load_signers(connection, {SignerState.ACTIVE})
+    signers = {record.issuer_id: record for record in reversed(active)}
     shown = [_shown(issuer, signers.get(issuer.issuer_id)) for issuer in issuers.all]
     if given.json:
         print(json.dumps({"issuers": shown}, indent=2))

@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from responder.runtime import logs
 from responder.runtime.db import DatabaseError
 from responder.runtime.settings import SettingsError, database_dsn
 from responder.server import Server, check_start
+from responder.signing.keys import Keys
 from responder.status.issuers import IssuerError
 from responder.status.migrate import SchemaError
 
@@ -48,8 +50,10 @@ def _serve(given: argparse.Namespace) -> int:
     settings = load_settings(given.config)
     logs.configure(settings.log.level, process="ocsp-responder")
     dsn = database_dsn(settings.database, path=given.config)
-    asyncio.run(check_start(settings, dsn=dsn, path=given.config))
-    Server(settings, dsn=dsn, path=given.config).run()
+    passphrase(settings.signing, path=given.config)
+    keys = Keys(passphrase=partial(passphrase, settings.signing, path=given.config))
+    asyncio.run(check_start(settings, keys, dsn=dsn, path=given.config))
+    Server(settings, keys, dsn=dsn).run()
     return 0
 
 

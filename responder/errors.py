@@ -11,6 +11,7 @@
     │   └── Unauthorized          we are not the one to answer this
     ├── PolicyError (ValueError)  an issuer's configured times break a rule
     └── SignerRefused             a key or certificate may not sign for an issuer
+        └── SignerUnavailable     its key cannot be reached now, and may be later
 
 Knows no HTTP, no SQL and no ASN.1. Raised all over the responder; service.py turns OcspErrors into answers.
 """
@@ -126,3 +127,7 @@ class SignerRefused(Exception):  # noqa: N818 - an operator reads it as it stand
     def __init__(self, rule: str, detail: str) -> None:
         super().__init__(f"{detail} ({rule})")
         self.rule = rule
+
+
+class SignerUnavailable(SignerRefused):
+    """Nothing is wrong with the signer as far as we know, but its key cannot be reached; it is worth trying again."""

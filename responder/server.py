@@ -24,7 +24,6 @@ from responder.app import create_app
 from responder.asgi import Receive, Scope, Send
 from responder.cache import Cache
 from responder.config import Settings
-from responder.errors import Refusal, TryLater
 from responder.fastpath import FastPath
 from responder.feed import Feed
 from responder.lookups import LookUps
@@ -34,8 +33,9 @@ from responder.runtime.logs import get_logger
 from responder.runtime.settings import SettingsError
 from responder.runtime.systemd import notify
 from responder.service import Service
-from responder.signing.keyring import Keyring, load_keyring
-from responder.status.issuers import IssuerError
+from responder.signing.holder import KeyringHolder
+from responder.signing.keyring import admit_listed, list_signers
+from responder.signing.keys import Keys
 from responder.status.migrate import check_schema
 from responder.status.store import freshness
 
@@ -49,19 +49,23 @@ _PATIENCE: Final = 2.0
 _WORKER_TIMEOUT: Final = 30
 
 
-async def check_start(settings: Settings, *, dsn: str, path: Path) -> None:
-    """Refuse to start where no right answer could be given: schema, issuers, signers.
+async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -> None:
+    """Refuse to start where no right answer could be given: schema, issuers, or not one signer that may sign.
 
-    Raises SchemaError, DatabaseError, IssuerError, SignerRefused or SettingsError, each with one line to print.
+    A signer that is refused while another issuer can be answered is told and tried again; a reboot at night must not
+    fail for it. Nor must it for a token that does not answer yet. Raises SchemaError, DatabaseError, IssuerError,
+    SignerRefused or SettingsError, each with one line to print.
     """
-    passphrase = config.passphrase(settings.signing, path=path)
     async with connect_once(dsn, application="ocsp-responder") as connection:
         await check_schema(connection)
-        keyring = await load_keyring(connection, passphrase=passphrase, now=datetime.now(UTC))
+        listed = await list_signers(connection)
         backing = await freshness(connection)
-    for refused in keyring.refused.values():
-        raise refused
+    keyring = await admit_listed(listed, keys, now=datetime.now(UTC))
+    await keys.close()
+    keyring.check_usable()
     check_address(settings.http.bind, path=path)
+    for each in keyring.refused:
+        _log.error("signer.refused", detail=str(each.why), meaning=each.meaning)
     for issuer in keyring.issuers.all:
         signer = keyring.signers.get(issuer.issuer_id)
         until = None if signer is None else signer.not_after.isoformat()
@@ -91,15 +95,13 @@ def check_address(bind: str, *, path: Path) -> None:
 class Responder:
     """The ASGI application of one worker: opens everything at startup, in the process that will use it."""
 
-    def __init__(self, settings: Settings, *, dsn: str, path: Path) -> None:
+    def __init__(self, settings: Settings, keys: Keys, *, dsn: str) -> None:
         """Remember what to open."""
         self._settings = settings
+        self._keys = keys
         self._dsn = dsn
-        self._path = path
         self._stack = AsyncExitStack()
-        self._database: Database | None = None
         self._cache = Cache(most=settings.cache.most_answers)
-        self._keyring: Keyring | None = None
         self._front: FastPath | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,41 +125,19 @@ class Responder:
 
         The first reading of the feed loads issuers and signers; until one succeeds, every answer is tryLater.
         """
-        database = Database(self._dsn, application="ocsp-responder", most=_CONNECTIONS, timeout=_PATIENCE)
-        self._database = await self._stack.enter_async_context(database)
-        feed = Feed(database, self._cache, reload=self._reload)
-        service = Service(lookups=LookUps(database), cache=self._cache, feed=feed, keyring=self._current, clock=_now)
+        database = await self._stack.enter_async_context(
+            Database(self._dsn, application="ocsp-responder", most=_CONNECTIONS, timeout=_PATIENCE)
+        )
+        self._stack.push_async_callback(self._keys.close)
+        holder = KeyringHolder(database, self._keys, clock=_now, changed=self._cache.empty)
+        feed = Feed(database, self._cache, reload=holder.reload)
+        service = Service(lookups=LookUps(database), cache=self._cache, feed=feed, keyring=holder.current, clock=_now)
         http = self._settings.http
         app = create_app(service, prefix=http.prefix, most_octets=http.most_request_octets, clock=_now)
         await feed.read_once()
-        self._stack.push_async_callback(_stop, asyncio.create_task(feed.run()))
+        for task in (feed.run(), holder.try_refused_again()):
+            self._stack.push_async_callback(_stop, asyncio.create_task(task))
         self._front = FastPath(app, service, most_octets=http.most_request_octets, clock=_now)
-
-    def _current(self) -> Keyring:
-        if self._keyring is None:
-            raise TryLater(Refusal.DATABASE, "issuers and signers could not be loaded yet")
-        return self._keyring
-
-    async def _reload(self, generation: int) -> None:
-        """Take over changed issuers and signers; what cannot be taken over is told, and the former goes on.
-
-        Raises DatabaseError.
-        """
-        if self._database is None:
-            return
-        try:
-            passphrase = config.passphrase(self._settings.signing, path=self._path)
-            async with self._database.connection() as connection:
-                keyring = await load_keyring(connection, passphrase=passphrase, now=_now())
-        except (IssuerError, SettingsError) as exc:
-            _log.error("issuers.refused", generation=generation, detail=str(exc), meaning="the former ones go on")
-            return
-        for refused in keyring.refused.values():
-            _log.error("signer.refused", generation=generation, detail=str(refused), meaning="the former one goes on")
-        self._keyring = keyring if self._keyring is None else keyring.after(self._keyring)
-        # What was signed before was signed by a signer, and timed by a policy, that may not hold any more.
-        self._cache.empty()
-        _log.info("issuers.loaded", generation=generation, issuers=[each.name for each in keyring.issuers.all])
 
 
 class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
@@ -206,10 +186,10 @@ class _Arbiter(Arbiter):  # type: ignore[misc] # ships no types
 class Server(BaseApplication):  # type: ignore[misc] # ships no types
     """gunicorn, configured by our settings and nothing else: no gunicorn file, no GUNICORN_CMD_ARGS."""
 
-    def __init__(self, settings: Settings, *, dsn: str, path: Path) -> None:
+    def __init__(self, settings: Settings, keys: Keys, *, dsn: str) -> None:
         """Remember the settings; the parent's constructor asks for them right away."""
         self._settings = settings
-        self._responder = Responder(settings, dsn=dsn, path=path)
+        self._responder = Responder(settings, keys, dsn=dsn)
         super().__init__()
 
     def load_config(self) -> None:

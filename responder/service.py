@@ -36,8 +36,6 @@ _DEADLINE: Final = 5.0
 _BETWEEN_LINES: Final = 5.0
 # ECDSA verifies slower than it signs, so of those signatures only some are verified; RSA ones are all.
 _VERIFY_ONE_IN: Final = 64
-# The largest signature of an elliptic curve we use (P-521, DER) and of Ed25519 is below this; every RSA one is above.
-_LEAST_RSA_SIGNATURE: Final = 256
 
 
 class Service:
@@ -112,10 +110,7 @@ class Service:
         if len(issuers) != 1:
             raise Unauthorized(Refusal.MIXED_ISSUERS, "certificates of several issuers in one request")
         (issuer_id,) = issuers
-        issuer, signer = keyring.issuers.by_id(issuer_id), keyring.signers.get(issuer_id)
-        if issuer is None or signer is None:
-            raise Unauthorized(Refusal.NO_SIGNER, "the issuer is known, and nobody here may sign for it")
-        return issuer, signer
+        return keyring.who_signs(issuer_id, now=self._clock())
 
     @staticmethod
     def _issuer(cert_id: CertId, keyring: Keyring) -> int:
@@ -168,7 +163,7 @@ class Service:
             issuer=issuer,
             signer_certificate=signer.certificate,
             now=now,
-            verify=len(signature) >= _LEAST_RSA_SIGNATURE or random.randrange(_VERIFY_ONE_IN) == 0,  # noqa: S311
+            verify=signer.signer.verify_always or random.randrange(_VERIFY_ONE_IN) == 0,  # noqa: S311
         )
         return Answer(body, _outcome(statuses), times=times, max_age=issuer.policy.max_age, doubt=any(doubtful))
 

@@ -74,10 +74,15 @@ CREATE TABLE ocsp.signer (
     issuer_id    integer     NOT NULL REFERENCES ocsp.issuer,
     certificate  bytea       NOT NULL,
     key_location text        NOT NULL,
-    state        text        NOT NULL CHECK (state IN ('staged', 'active', 'retired')),
-    added_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+    -- staged: every responder tries it, none signs with it. active: signs. replaced: another took over, and it signs
+    -- only in a responder that has to refuse that one. retired: never signs again.
+    state        text        NOT NULL CHECK (state IN ('staged', 'active', 'replaced', 'retired')),
+    added_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    key_kind     text        NOT NULL CHECK (key_kind IN ('rsa', 'ecdsa', 'ed25519'))
 );
 CREATE INDEX signer_by_issuer ON ocsp.signer (issuer_id);
+CREATE UNIQUE INDEX signer_one_active_of_a_kind ON ocsp.signer (issuer_id, key_kind) WHERE state = 'active';
+CREATE UNIQUE INDEX signer_one_replaced_of_a_kind ON ocsp.signer (issuer_id, key_kind) WHERE state = 'replaced';
 
 -- Counts up when an issuer, a certificate of one, or a signer changes: responders see it and load them anew.
 CREATE TABLE ocsp.configuration (

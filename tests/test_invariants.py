@@ -38,12 +38,14 @@ from responder.ocsp.response import error_response
 from responder.runtime.db import Database, DatabaseRefused
 from responder.service import Service
 from responder.signing.keyring import Keyring, load_keyring
+from responder.signing.keys import Keys
 from responder.status import issuer_store, store
 from responder.status.issuers import CaCertificate
 from responder.status.model import FilePlace, Reason, Revoked, Sighting, whole_second
 from responder.status.precert import prove
 from responder.status.record import record_issued
 from responder.status.revoke import revoke
+from responder.status.signers import SignerState
 from tests.conftest import as_role
 
 ARCHITECTURE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
@@ -130,10 +132,10 @@ async def ground(database: Database, tmp_path: Path) -> Ground:
             issuer_id,
             certificate=signer.public_bytes(Encoding.DER),
             key_location=f"file:{tmp_path / 'signer.key'}",
-            state="active",
+            state=SignerState.ACTIVE,
         )
     async with database.connection() as connection:
-        keyring = await load_keyring(connection, passphrase=None, now=now())
+        keyring = await load_keyring(connection, Keys(passphrase=lambda: None), now=now())
     ground = Ground(database, ca, issuer_id, keyring)
     await ground.feed.read_once()
     return ground
@@ -275,7 +277,7 @@ async def test_nothing_leaves_unlinted(ground: Ground) -> None:
     answer = await ground.service.answer(ground.request(certificate.serial_number))
     asked = parse_request(ground.request(certificate.serial_number + 1)).cert_ids
     async with ground.database.connection() as connection:
-        keyring = await load_keyring(connection, passphrase=None, now=now())
+        keyring = await load_keyring(connection, Keys(passphrase=lambda: None), now=now())
     issuer = keyring.issuers.all[0]
     with pytest.raises(LintError):
         lint(

@@ -44,6 +44,10 @@ class Signer(Protocol):
     def public_key(self) -> PublicKey:
         """The public half of the key that signs: what the key itself says, not what the certificate says."""
 
+    @property
+    def verify_always(self) -> bool:
+        """Whether each single signature is verified before it is served, and not only some."""
+
     async def sign(self, tbs: bytes) -> bytes:
         """Return the signature over these octets as the BIT STRING is to hold it. Raises TryLater when it cannot."""
 

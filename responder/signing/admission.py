@@ -20,6 +20,7 @@ from responder.ocsp.response import ResponseParts
 from responder.signing import Signer, algorithm_for, spki, usable_key
 from responder.status.issuers import Issuer
 from responder.status.precert import outline
+from responder.status.signers import KeyKind, key_kind
 
 KEY_MATCH: Final = "the key of the certificate"
 ALGORITHM: Final = "BR 7.1.3.2, signature algorithm"
@@ -66,10 +67,13 @@ _FORBIDDEN: Final[dict[str, ObjectIdentifier]] = {
 class AdmittedSigner:
     """A signer that was found entitled to sign for an issuer, with the parts of its responses made ready.
 
-    `direct` says that the CA signs itself; `not_after` is the last second for which it may vouch.
+    `signer_id` is its number in ocsp.signer, 0 before it has one. `direct` says that the CA signs itself; `not_after`
+    is the last second for which it may vouch.
     """
 
+    signer_id: int
     issuer_id: int
+    kind: KeyKind
     signer: Signer
     certificate: x509.Certificate
     certificate_der: bytes
@@ -78,8 +82,8 @@ class AdmittedSigner:
     parts: ResponseParts
 
 
-def admit(signer: Signer, *, issuer: Issuer, now: datetime) -> AdmittedSigner:
-    """Check that this signer may sign for this issuer at this moment.
+def admit(signer: Signer, *, issuer: Issuer, now: datetime, signer_id: int = 0) -> AdmittedSigner:
+    """Check that this signer, of this number in ocsp.signer, may sign for this issuer at this moment.
 
     Raises SignerRefused with the first rule that is broken, in one line for the operator.
     """
@@ -97,6 +101,8 @@ def admit(signer: Signer, *, issuer: Issuer, now: datetime) -> AdmittedSigner:
         _check_delegate(certificate, extensions, issuer)
     encoded = certificate.public_bytes(serialization.Encoding.DER)
     return AdmittedSigner(
+        signer_id=signer_id,
+        kind=key_kind(encoded),
         issuer_id=issuer.issuer_id,
         signer=signer,
         certificate=certificate,

@@ -46,7 +46,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 class FileSigner:
     """Signs with a key held in memory. A signature takes microseconds to a few milliseconds and is made right here."""
 
-    __slots__ = ("_key", "algorithm", "certificate", "public_key")
+    __slots__ = ("_key", "algorithm", "certificate", "public_key", "verify_always")
 
     def __init__(self, key: PrivateKeyTypes, certificate: x509.Certificate) -> None:
         """Take a key and its certificate. Raises SignerRefused for a kind of key that is not used here."""
@@ -56,6 +56,8 @@ class FileSigner:
         self._key = key
         self.algorithm = algorithm_for(self.public_key)
         self.certificate = certificate
+        # Verifying costs little with RSA and more than signing with ECDSA; a slip in RSA signing gives the key away.
+        self.verify_always = isinstance(key, rsa.RSAPrivateKey)
 
     def __repr__(self) -> str:
         return f"FileSigner({self.certificate.subject.rfc4514_string()!r})"

@@ -1,90 +1,196 @@
 # SPDX-License-Identifier: Apache-2.0
 """Issuers with the signers admitted for them: what service.py looks up, loaded anew when the database says so.
 
-Knows where keys lie and in which order signers are preferred; whether one may sign is admission.py's to say.
+Knows which signers there are and which of them answers. Where a key lies is keys.py's to know, and whether it may sign
+admission.py's.
 """
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
-from responder.errors import SignerRefused
-from responder.runtime.db import Connection
-from responder.signing.admission import AdmittedSigner, admit
-from responder.signing.file import FileSigner
-from responder.status.issuer_store import active_signers, load_issuers
-from responder.status.issuers import Issuer, IssuerSet
-from responder.status.model import SignerRecord
+from cryptography import x509
 
-FILE_SCHEME: Final = "file:"
+from responder.errors import Refusal, SignerRefused, SignerUnavailable, TryLater, Unauthorized
+from responder.runtime.db import Connection
+from responder.signing.admission import AdmittedSigner
+from responder.signing.keys import Keys
+from responder.status.issuer_store import load_issuers, load_signers
+from responder.status.issuers import Issuer, IssuerSet
+from responder.status.signers import KeyKind, SignerRecord, SignerState, key_kind
+
+# Where nothing else decides: SHA-256 with RSA is what every client has to take (RFC 6960 section 4.3).
+_USUAL_ORDER: Final = (KeyKind.RSA, KeyKind.ECDSA, KeyKind.ED25519)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Until when a signer's certificate may be used, by the words that metrics and alarms go by."""
+
+    issuer: str
+    kind: KeyKind
+    state: SignerState
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSigner:
+    """A signer that may not sign here, why, and the former one that answers in its place."""
+
+    record: SignerRecord
+    why: SignerRefused
+    stand_in: AdmittedSigner | None = None
+
+    def is_missed_by(self, issuer_id: int) -> bool:
+        """Whether this is who should sign for that issuer."""
+        return self.record.issuer_id == issuer_id and self.record.state is SignerState.ACTIVE
+
+    @property
+    def meaning(self) -> str:
+        """What the refusal means for clients, in the words of the log."""
+        if self.record.state is SignerState.STAGED:
+            return "it would answer nothing here if it were activated"
+        return "nobody answers in its place" if self.stand_in is None else f"signer {self.stand_in.signer_id} goes on"
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All issuers, for each issuer number the signer that answers for it, and whom we had to refuse."""
+    """All issuers, who signs for each of them, whom we had to refuse, and when certificates end.
+
+    `admitted` has for each issuer number its signers, at most one of a kind, the usual one first; `signers` only that
+    one; `by_signer_id` all of them by their numbers in ocsp.signer.
+    """
 
     issuers: IssuerSet
-    signers: Mapping[int, AdmittedSigner]
-    refused: Mapping[int, SignerRefused] = field(default_factory=dict)
+    admitted: Mapping[int, tuple[AdmittedSigner, ...]]
+    refused: tuple[RefusedSigner, ...] = ()
+    expiries: tuple[Expiry, ...] = ()
+    signers: Mapping[int, AdmittedSigner] = field(init=False)
+    by_signer_id: Mapping[int, AdmittedSigner] = field(init=False)
 
-    def after(self, former: "Keyring") -> "Keyring":
-        """Return this keyring with the former signer of every issuer that has none now because it was refused."""
-        kept = {
-            issuer_id: former.signers[issuer_id]
-            for issuer_id in self.refused
-            if issuer_id not in self.signers and issuer_id in former.signers
-        }
-        return replace(self, signers={**self.signers, **kept})
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signers", {issuer_id: each[0] for issuer_id, each in self.admitted.items()})
+        everyone = (signer for each in self.admitted.values() for signer in each)
+        object.__setattr__(self, "by_signer_id", {signer.signer_id: signer for signer in everyone})
+
+    def check_usable(self) -> None:
+        """Raise the SignerRefused of a signer when all that are meant to sign are refused, for reasons that stay."""
+        active = [each.why for each in self.refused if each.record.state is SignerState.ACTIVE]
+        lasting = [why for why in active if not isinstance(why, SignerUnavailable)]
+        if not self.admitted and lasting and len(lasting) == len(active):
+            raise lasting[0]
+
+    def who_signs(self, issuer_id: int, *, now: datetime) -> tuple[Issuer, AdmittedSigner]:
+        """Return an issuer and who signs for it now.
+
+        A signer whose certificate ends before a full answer would is passed over where another one's does not. Raises
+        Unauthorized for an issuer without signers, TryLater where those that it has cannot be used.
+        """
+        issuer, usable = self.issuers.by_id(issuer_id), self.admitted.get(issuer_id, ())
+        if issuer is not None and not usable and any(each.is_missed_by(issuer_id) for each in self.refused):
+            raise TryLater(Refusal.SIGNER, f"issuer {issuer.name}: its signers are refused")
+        if issuer is None or not usable:
+            raise Unauthorized(Refusal.NO_SIGNER, "the issuer is known, and nobody here may sign for it")
+        full = [signer for signer in usable if signer.not_after >= now + issuer.policy.validity]
+        return issuer, full[0] if full else max(usable, key=lambda signer: signer.not_after)
 
 
-async def load_keyring(connection: Connection, *, passphrase: bytes | None, now: datetime) -> Keyring:
-    """Load issuers and their active signers, and admit each that may sign; one issuer's trouble is not another's.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the database says: all issuers, and every signer that is not retired, the latest added first."""
 
-    Raises IssuerError for a CA certificate that cannot be read.
-    """
+    issuers: IssuerSet
+    records: tuple[SignerRecord, ...]
+
+
+async def list_signers(connection: Connection) -> Listed:
+    """Read issuers and signers. Raises IssuerError for a CA certificate that cannot be read."""
     issuers = await load_issuers(connection)
-    signers: dict[int, AdmittedSigner] = {}
-    refused: dict[int, SignerRefused] = {}
-    for record in await active_signers(connection):
-        issuer = issuers.by_id(record.issuer_id)
-        # The latest added comes first; an older one that is still active answers only where that one may not.
-        if issuer is None or record.issuer_id in signers:
-            continue
+    return Listed(issuers, await load_signers(connection, set(SignerState) - {SignerState.RETIRED}))
+
+
+async def admit_listed(listed: Listed, keys: Keys, *, now: datetime) -> Keyring:
+    """Open and admit every signer that may sign; one issuer's trouble is not another's.
+
+    No connection is held meanwhile: a token may take its time.
+    """
+    found = await asyncio.gather(*(_of_issuer(listed, issuer, keys, now=now) for issuer in listed.issuers.all))
+    admitted = {
+        issuer.issuer_id: usable for issuer, (usable, _) in zip(listed.issuers.all, found, strict=True) if usable
+    }
+    refused = tuple(each for _, trouble in found for each in trouble)
+    return Keyring(listed.issuers, admitted, refused, tuple(_expiries(listed)))
+
+
+async def _of_issuer(
+    listed: Listed, issuer: Issuer, keys: Keys, *, now: datetime
+) -> tuple[tuple[AdmittedSigner, ...], list[RefusedSigner]]:
+    records = [record for record in listed.records if record.issuer_id == issuer.issuer_id]
+    usable: list[AdmittedSigner] = []
+    refused: list[RefusedSigner] = []
+    for kind in _order(issuer):
+        signer, trouble = await _of_kind([each for each in records if each.kind is kind], issuer, keys, now=now)
+        usable += [] if signer is None else [signer]
+        refused += trouble
+    return tuple(usable), refused
+
+
+async def load_keyring(connection: Connection, keys: Keys, *, now: datetime) -> Keyring:
+    """Read issuers and signers, and admit each that may sign. Raises IssuerError."""
+    return await admit_listed(await list_signers(connection), keys, now=now)
+
+
+async def _of_kind(
+    records: Sequence[SignerRecord], issuer: Issuer, keys: Keys, *, now: datetime
+) -> tuple[AdmittedSigner | None, list[RefusedSigner]]:
+    """Admit the active one of an issuer's signers of one kind, or the one that it replaced, and try the staged ones."""
+    active: AdmittedSigner | None = None
+    refused: list[RefusedSigner] = []
+    for record in (each for each in records if each.state is SignerState.ACTIVE):
         try:
-            # A passphrase is made slow to try on purpose, and other requests are not to wait for it.
-            admitted = await asyncio.to_thread(open_signer, record, issuer, passphrase=passphrase, now=now)
+            active = await keys.open(record, issuer, now=now)
         except SignerRefused as exc:
-            refused.setdefault(record.issuer_id, exc)
-        else:
-            signers[record.issuer_id] = admitted
-    return Keyring(issuers, signers, refused)
+            active = await _stand_in(records, issuer, keys, now=now)
+            refused.append(RefusedSigner(record, exc, active))
+    for record in (each for each in records if each.state is SignerState.STAGED):
+        try:
+            await keys.rehearse(record, issuer, now=now)
+        except SignerRefused as exc:
+            refused.append(RefusedSigner(record, exc))
+    return active, refused
 
 
-def open_signer(record: SignerRecord, issuer: Issuer, *, passphrase: bytes | None, now: datetime) -> AdmittedSigner:
-    """Open a signer's key where it lies and admit it. Raises SignerRefused naming the issuer and the rule."""
+async def _stand_in(
+    records: Sequence[SignerRecord], issuer: Issuer, keys: Keys, *, now: datetime
+) -> AdmittedSigner | None:
+    for record in (each for each in records if each.state is SignerState.REPLACED):
+        try:
+            return await keys.open(record, issuer, now=now)
+        except SignerRefused:
+            # That its successor is refused is what has to be told; a former one may well have ended.
+            return None
+    return None
+
+
+def _order(issuer: Issuer) -> Sequence[KeyKind]:
+    """Return the kinds of keys in the order in which they sign where a request names no preference.
+
+    RFC 6960 section 4.4.7.2.1 has the algorithm of the issuer's CRLs come first among what a responder may know by
+    itself, for whoever takes those takes it here too. Of the CA's key the same holds with more reason: a client has
+    verified, or will, a certificate that this key signed. Then RSA, which every client has to take (section 4.3).
+    """
     try:
-        file = _key_file(record.key_location)
-        signer = FileSigner.load(file, certificate=record.certificate, passphrase=_passphrase_for(file, passphrase))
-        return admit(signer, issuer=issuer, now=now)
-    except SignerRefused as exc:
-        why = str(exc).removesuffix(f" ({exc.rule})")
-        raise SignerRefused(exc.rule, f"issuer {issuer.name}: the signer is refused: {why}") from exc
+        own = key_kind(issuer.certificates[0].der)
+    except ValueError:
+        return _USUAL_ORDER
+    return (own, *(kind for kind in _USUAL_ORDER if kind is not own))
 
 
-def _key_file(location: str) -> Path:
-    if not location.startswith(FILE_SCHEME):
-        raise SignerRefused("key location", f"{location!r} is no place for a key that is known here")
-    return Path(location.removeprefix(FILE_SCHEME))
-
-
-def _passphrase_for(file: Path, passphrase: bytes | None) -> bytes | None:
-    """Return the passphrase for a key that needs one: it is configured for all keys, and not all may be encrypted."""
-    try:
-        with file.open("rb") as opened:
-            encrypted = b"ENCRYPTED" in opened.read(4096)
-    except OSError:
-        return passphrase  # opening it in earnest says what is wrong
-    return passphrase if encrypted else None
+def _expiries(listed: Listed) -> Iterable[Expiry]:
+    for record in listed.records:
+        issuer = listed.issuers.by_id(record.issuer_id)
+        if issuer is not None:
+            not_after = x509.load_der_x509_certificate(record.certificate).not_valid_after_utc
+            yield Expiry(issuer.name, record.kind, record.state, not_after)

@@ -6,14 +6,14 @@ psycopg's errors pass through to `runtime.db.Database`, which lends the connecti
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from responder.runtime.db import Connection
 from responder.status.issuers import CaCertificate, Issuer, IssuerSet
-from responder.status.model import Policy, SignerRecord, UnassignedAnswer
-
-SignerState = Literal["staged", "active", "retired"]
+from responder.status.model import Policy, UnassignedAnswer
+from responder.status.signers import KeyKind, SignerRecord, SignerState, key_kind
 
 
 async def load_issuers(connection: Connection) -> IssuerSet:
@@ -46,19 +46,40 @@ def _issuer(issuer_id: int, columns: tuple[Any, ...], certificates: list[CaCerti
     return Issuer(issuer_id, name, public, direct_signing, policy, tuple(certificates))
 
 
-async def active_signers(connection: Connection) -> tuple[SignerRecord, ...]:
-    """Return the active signers of all issuers, the latest added first."""
+async def load_signers(connection: Connection, states: Iterable[SignerState]) -> tuple[SignerRecord, ...]:
+    """Return the signers of all issuers that are in one of these states, the latest added first."""
     rows = await connection.execute(
         """
-        SELECT signer_id, issuer_id, certificate, key_location FROM ocsp.signer
-        WHERE state = 'active' ORDER BY signer_id DESC
-        """
+        SELECT signer_id, issuer_id, certificate, key_location, key_kind, state FROM ocsp.signer
+        WHERE state = ANY (%(states)s) ORDER BY signer_id DESC
+        """,
+        {"states": [state.value for state in states]},
     )
-    return tuple(
-        [
-            SignerRecord(signer_id=signer_id, issuer_id=issuer_id, certificate=certificate, key_location=key_location)
-            async for signer_id, issuer_id, certificate, key_location in rows
-        ]
+    return tuple([_signer(row) async for row in rows])
+
+
+async def find_signer(connection: Connection, signer_id: int) -> SignerRecord | None:
+    """Return the signer of that number, and keep others from changing it until the transaction ends."""
+    rows = await connection.execute(
+        """
+        SELECT signer_id, issuer_id, certificate, key_location, key_kind, state FROM ocsp.signer
+        WHERE signer_id = %(signer_id)s FOR UPDATE
+        """,
+        {"signer_id": signer_id},
+    )
+    row = await rows.fetchone()
+    return None if row is None else _signer(row)
+
+
+def _signer(row: tuple[Any, ...]) -> SignerRecord:
+    signer_id, issuer_id, certificate, key_location, kind, state = row
+    return SignerRecord(
+        signer_id=signer_id,
+        issuer_id=issuer_id,
+        certificate=certificate,
+        key_location=key_location,
+        kind=KeyKind(kind),
+        state=SignerState(state),
     )
 
 
@@ -168,16 +189,48 @@ def _policy_columns(policy: Policy) -> dict[str, Any]:
 async def insert_signer(
     connection: Connection, issuer_id: int, *, certificate: bytes, key_location: str, state: SignerState
 ) -> int:
-    """Insert a signer for an issuer and return its row number. The private key itself is never stored."""
+    """Insert a signer for an issuer and return its row number. The private key itself is never stored.
+
+    Raises ValueError for a certificate whose key is of no kind that signs here.
+    """
     rows = await connection.execute(
         """
-        INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state)
-        VALUES (%(issuer_id)s, %(certificate)s, %(key_location)s, %(state)s)
+        INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state, key_kind)
+        VALUES (%(issuer_id)s, %(certificate)s, %(key_location)s, %(state)s, %(key_kind)s)
         RETURNING signer_id
         """,
-        {"issuer_id": issuer_id, "certificate": certificate, "key_location": key_location, "state": state},
+        {
+            "issuer_id": issuer_id,
+            "certificate": certificate,
+            "key_location": key_location,
+            "state": state.value,
+            "key_kind": key_kind(certificate).value,
+        },
     )
     row = await rows.fetchone()
     if row is None:
         raise ValueError("an insert without a conflict clause returned no row")
     return int(row[0])
+
+
+async def set_signer_state(connection: Connection, signer_id: int, state: SignerState) -> None:
+    """Change what one signer may do."""
+    await connection.execute(
+        "UPDATE ocsp.signer SET state = %(state)s WHERE signer_id = %(signer_id)s",
+        {"signer_id": signer_id, "state": state.value},
+    )
+
+
+async def move_signers(
+    connection: Connection, issuer_id: int, kind: KeyKind, *, before: SignerState, after: SignerState
+) -> tuple[int, ...]:
+    """Change what the signers of a kind that an issuer has in one state may do, and return their numbers."""
+    rows = await connection.execute(
+        """
+        UPDATE ocsp.signer SET state = %(after)s
+        WHERE issuer_id = %(issuer_id)s AND key_kind = %(kind)s AND state = %(before)s
+        RETURNING signer_id
+        """,
+        {"issuer_id": issuer_id, "kind": kind.value, "before": before.value, "after": after.value},
+    )
+    return tuple([signer_id async for (signer_id,) in rows])

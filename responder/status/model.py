@@ -231,16 +231,6 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignerRecord:
-    """A signer as the table holds it: the certificate to embed, and where its private key lies."""
-
-    signer_id: int
-    issuer_id: int
-    certificate: bytes
-    key_location: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Freshness:
     """What backs an `unknown`: how many required sources there are, and which of them are stale, by name."""
 

@@ -25,11 +25,13 @@ from demo.ca import Authority, PrivateKey, write_key
 from demo.stage import command, free_port
 from responder.ocsp.policy import DEFAULT_POLICY
 from responder.runtime.db import connect_once
+from responder.signing.rollover import take_over
 from responder.status import issuer_store, store
 from responder.status.issuers import CaCertificate, IssuerSet
 from responder.status.model import FilePlace, Policy, Reason, Revoked, Sighting, serial_octets
 from responder.status.precert import prove
 from responder.status.record import record_issued
+from responder.status.signers import SignerState
 from tests.responder.asking import Reply, ask, request_for
 
 START: Final = 30.0
@@ -101,18 +103,29 @@ class World:
         self.insert_signer(issuer, certificate, f"file:{path}")
         return path
 
-    def insert_signer(self, issuer: Served, certificate: x509.Certificate, location: str) -> None:
-        async def add() -> None:
-            async with connect_once(self.dsn, application="tests") as connection:
-                await issuer_store.insert_signer(
+    def insert_signer(
+        self, issuer: Served, certificate: x509.Certificate, location: str, *, state: SignerState = SignerState.ACTIVE
+    ) -> int:
+        """Enter a signer; an active one takes over from the former. Return its number."""
+
+        async def add() -> int:
+            async with connect_once(self.dsn, application="tests") as connection, connection.transaction():
+                number = await issuer_store.insert_signer(
                     connection,
                     issuer.issuer_id,
                     certificate=certificate.public_bytes(Encoding.DER),
                     key_location=location,
-                    state="active",
+                    state=SignerState.STAGED,
                 )
+                record = await issuer_store.find_signer(connection, number)
+                assert record is not None
+                if state is SignerState.ACTIVE:
+                    await take_over(connection, record)
+                else:
+                    await issuer_store.set_signer_state(connection, number, state)
+                return number
 
-        asyncio.run(add())
+        return asyncio.run(add())
 
     def register(self, *certificates: x509.Certificate) -> None:
         """Make certificates known, by the road of all others."""

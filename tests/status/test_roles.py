@@ -14,6 +14,7 @@ from responder.status import issuer_store, store
 from responder.status.issuers import IssuerSet
 from responder.status.model import Good, Reason, Revoked
 from responder.status.record import record_issued
+from responder.status.signers import SignerState
 from tests import served
 from tests.conftest import as_role
 from tests.reconciler.ct.followed import watched
@@ -36,7 +37,7 @@ INSERT INTO ocsp.file_position (source_id, device, inode, path, position, tail_s
 INSERT INTO ocsp.document (sha256, der) VALUES (sha256('x'), 'x');
 INSERT INTO ocsp.reservation (issuer_id, serial) VALUES (1, '\\x05');
 INSERT INTO ocsp.unanswered (issuer_id, serial, answer) VALUES (1, '\\x06', 'unknown');
-INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state) VALUES (1, '', '/key', 'active');
+INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state, key_kind) VALUES (1, '', '/key', 'active', 'rsa');
 """
 
 SIGHTING = (
@@ -51,6 +52,10 @@ NEW_ISSUER = (
     "INSERT INTO ocsp.issuer (name, spki, spki_sha256, key_sha1, key_sha256, key_sha384, key_sha512, validity_seconds,"
     " refresh_seconds, max_age_seconds, unassigned, unknown_validity_seconds) SELECT 'other', 's', sha256('s'),"
     " substr(sha256('s'), 1, 20), sha256('s'), substr(sha512('s'), 1, 48), sha512('s'), 9, 8, 7, 'unknown', 6"
+)
+NEW_SIGNER = (
+    "INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state, key_kind)"
+    " VALUES (1, '', '/key', 'staged', 'rsa')"
 )
 REVOKE = "UPDATE ocsp.certificate SET status = 'revoked', revoked_at = '2026-03-01', reason = 1 WHERE serial = '\\x01'"
 UNREVOKE = (
@@ -131,7 +136,7 @@ STATEMENTS: list[tuple[str, set[str]]] = [
     ("UPDATE ocsp.issuer SET name = 'renamed'", {A}),
     ("UPDATE ocsp.issuer SET spki = 's', spki_sha256 = sha256('s')", set()),
     ("DELETE FROM ocsp.issuer_certificate", set()),
-    ("INSERT INTO ocsp.signer (issuer_id, certificate, key_location, state) VALUES (1, '', '/key', 'staged')", {A}),
+    (NEW_SIGNER, {A}),
     ("UPDATE ocsp.signer SET state = 'retired'", {A}),
     ("UPDATE ocsp.signer SET certificate = 'x'", set()),
     ("UPDATE ocsp.configuration SET generation = 0", set()),
@@ -254,7 +259,7 @@ async def test_the_responder_reads_and_takes_notes_as_its_own_role(
             loaded = await issuer_store.load_issuers(connection)
             assert [each.name for each in loaded.all] == ["issuing"]
             assert await issuer_store.generation(connection) == changes.generation
-            assert await issuer_store.active_signers(connection) == ()
+            assert await issuer_store.load_signers(connection, SignerState) == ()
 
 
 async def test_freshness_counts_required_sources_and_names_the_stale_ones(database: Database, owner: Owner) -> None:

@@ -17,6 +17,7 @@ from responder.signing.admission import AdmittedSigner, admit
 from responder.signing.file import FileSigner
 from responder.status import der
 from responder.status.issuers import Issuer
+from responder.status.signers import KeyKind
 from tests.responder.signing.certificates import DAY, NOW, Ca, Extensions, der_of, key_usage, make_ca
 
 S = timedelta(seconds=1)
@@ -40,7 +41,9 @@ SIGNING, SERVER = ExtendedKeyUsageOID.OCSP_SIGNING, ExtendedKeyUsageOID.SERVER_A
 def test_a_right_delegate_is_admitted(issuer: Issuer) -> None:
     certificate = CA.delegate(KEY)
     signer = FileSigner(KEY, certificate)
-    assert admit(signer, issuer=issuer, now=NOW) == AdmittedSigner(
+    assert admit(signer, issuer=issuer, now=NOW, signer_id=3) == AdmittedSigner(
+        signer_id=3,
+        kind=KeyKind.ECDSA,
         issuer_id=7,
         signer=signer,
         certificate=certificate,
@@ -236,6 +239,7 @@ class Stubborn:
     certificate: x509.Certificate
     algorithm: bytes
     public_key: PublicKey
+    verify_always: bool = True
 
     async def sign(self, tbs: bytes) -> bytes:
         raise AssertionError(f"nobody may ask this signer to sign {len(tbs)} octets")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from responder.config import load_settings, passphrase, workers
+from responder.config import load_settings, passphrase, to_primary, workers
 from responder.errors import SignerRefused
 from responder.runtime import logs
 from responder.runtime.db import DatabaseError
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(given: argparse.Namespace) -> int:
     settings = load_settings(given.config)
     logs.configure(settings.log.level, process="ocsp-responder")
-    dsn = database_dsn(settings.database, path=given.config)
+    dsn = to_primary(database_dsn(settings.database, path=given.config))
     passphrase(settings.signing, path=given.config)
     keys = Keys(passphrase=partial(passphrase, settings.signing, path=given.config))
     asyncio.run(check_start(settings, keys, dsn=dsn, path=given.config))

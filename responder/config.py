@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import psycopg
+from psycopg import conninfo
 
 from responder.runtime.settings import DatabaseSettings, LogSettings, Section, SettingsError, load
+
+
+class PrimaryAndReplica(DatabaseSettings, frozen=True, kw_only=True):
+    """[database]"""
+
+    #: A streaming replica near this host, as libpq understands it: certificates it knows are looked up there, and all
+    #: others on the primary. It must name one server. See docs/replicas.md.
+    replica_dsn: str = ""
 
 
 class HttpSettings(Section, frozen=True, kw_only=True):
@@ -48,7 +58,7 @@ class SigningSettings(Section, frozen=True, kw_only=True):
 class Settings(Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    database: DatabaseSettings = DatabaseSettings()
+    database: PrimaryAndReplica = PrimaryAndReplica()
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
     signing: SigningSettings = SigningSettings()
@@ -58,6 +68,14 @@ class Settings(Section, frozen=True, kw_only=True):
 def load_settings(path: Path) -> Settings:
     """Read the settings file. Raises SettingsError."""
     return load(path, Settings)
+
+
+def to_primary(dsn: str) -> str:
+    """Return the DSN with the demand that the server be the primary: of several hosts, libpq takes the one that is."""
+    try:
+        return conninfo.make_conninfo(dsn, target_session_attrs="primary")
+    except psycopg.ProgrammingError:
+        return dsn  # Whoever connects with it says what is wrong.
 
 
 def workers(settings: HttpSettings) -> int:

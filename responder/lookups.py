@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from responder.errors import InternalError, Refusal, TryLater
+from responder.replica import Copied, Replica
 from responder.runtime.db import Database, DatabaseError
 from responder.status.model import Freshness, Pending, Status, is_serial
 from responder.status.store import Key, freshness, look_up, reserved
@@ -24,14 +25,17 @@ class Found:
 
     status: Status | None
     freshness: Freshness | None
+    # Of a row from a replica: the last of the feed's readings that it covers. The primary's rows cover all.
+    read_in: int | None = None
 
 
 class LookUps:
     """Asks the status table on behalf of many requests at once."""
 
-    def __init__(self, database: Database) -> None:
-        """Ask nothing yet."""
+    def __init__(self, database: Database, *, replica: Replica | None = None) -> None:
+        """Ask nothing yet. `database` is the primary, which has the last word on what a replica does not know."""
         self._database = database
+        self._replica = replica
         self._waiting: dict[Key, asyncio.Future[Found]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,9 +92,14 @@ class LookUps:
     async def _query(self, keys: list[Key]) -> dict[Key, Found]:
         # No certificate can have the other numbers: nothing has to be asked about them but how fresh the sources are.
         possible = [key for key in keys if is_serial(key[1])]
+        copied = Copied() if self._replica is None or not possible else await self._replica.look_up(possible)
+        found = {key: Found(status, None, copied.read_in) for key, status in copied.rows.items()}
+        if len(found) == len(keys):
+            return found
+        possible = [key for key in possible if key not in found]
         async with self._database.connection() as connection:
             rows = await look_up(connection, possible) if possible else {}
-            found = {key: Found(status, None) for key, status in rows.items()}
+            found.update({key: Found(status, None) for key, status in rows.items()})
             if len(found) < len(keys):
                 missing = [key for key in possible if key not in rows]
                 promised = await reserved(connection, missing)

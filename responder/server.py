@@ -28,6 +28,7 @@ from responder.fastpath import FastPath
 from responder.feed import Feed
 from responder.lookups import LookUps
 from responder.protocol import Http
+from responder.replica import Replica
 from responder.runtime.db import Database, connect_once
 from responder.runtime.logs import get_logger
 from responder.runtime.settings import SettingsError
@@ -41,8 +42,10 @@ from responder.status.store import freshness
 
 _log = get_logger("server")
 
-# Connections of one worker: one for the feed, the others for look-ups, which are gathered anyway.
-_CONNECTIONS: Final = 4
+# Connections of one worker for look-ups, which are gathered anyway, and for loading issuers and signers.
+_CONNECTIONS: Final = 3
+# The feed's own, which no slow look-up can take: one to read, one to write down what was not answered.
+_FEED_CONNECTIONS: Final = 2
 # A client waits seconds, not more: a pool that has no connection by then means tryLater (seconds).
 _PATIENCE: Final = 2.0
 # A worker that does not answer gunicorn for so long is replaced (seconds).
@@ -125,19 +128,28 @@ class Responder:
 
         The first reading of the feed loads issuers and signers; until one succeeds, every answer is tryLater.
         """
-        database = await self._stack.enter_async_context(
-            Database(self._dsn, application="ocsp-responder", most=_CONNECTIONS, timeout=_PATIENCE)
-        )
+        database = await self._open_database(self._dsn, _CONNECTIONS)
         self._stack.push_async_callback(self._keys.close)
         holder = KeyringHolder(database, self._keys, clock=_now, changed=self._cache.empty)
-        feed = Feed(database, self._cache, reload=holder.reload)
-        service = Service(lookups=LookUps(database), cache=self._cache, feed=feed, keyring=holder.current, clock=_now)
+        replica = await self._open_replica()
+        apart = await self._open_database(self._dsn, _FEED_CONNECTIONS)
+        feed = Feed(apart, self._cache, reload=holder.reload, replica=replica)
+        lookups = LookUps(database, replica=replica)
+        service = Service(lookups=lookups, cache=self._cache, feed=feed, keyring=holder.current, clock=_now)
         http = self._settings.http
         app = create_app(service, prefix=http.prefix, most_octets=http.most_request_octets, clock=_now)
         await feed.read_once()
         for task in (feed.run(), holder.try_refused_again()):
             self._stack.push_async_callback(_stop, asyncio.create_task(task))
         self._front = FastPath(app, service, most_octets=http.most_request_octets, clock=_now)
+
+    async def _open_database(self, dsn: str, most: int) -> Database:
+        database = Database(dsn, application="ocsp-responder", most=most, timeout=_PATIENCE)
+        return await self._stack.enter_async_context(database)
+
+    async def _open_replica(self) -> Replica | None:
+        dsn = self._settings.database.replica_dsn
+        return Replica(await self._open_database(dsn, _CONNECTIONS)) if dsn else None
 
 
 class Worker(UvicornWorker):  # type: ignore[misc] # ships no types

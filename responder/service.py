@@ -97,7 +97,8 @@ class Service:
         found = await self._find(keys)
         statuses = self._decide(keys, found, issuer)
         answer = await self._sign(asked, statuses, issuer, signer)
-        self._cache.put(request, answer, about=keys, read_in=read_in)
+        covered = [each.read_in for each in found.values() if each.read_in is not None]
+        self._cache.put(request, answer, about=keys, read_in=min([read_in, *covered]))
         return answer
 
     def _entitled(self, asked: OcspRequest) -> tuple[Issuer, AdmittedSigner]:

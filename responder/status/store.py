@@ -5,8 +5,7 @@ Decides nothing. psycopg's errors pass through to `runtime.db.Database`, which l
 Serials are integers outside and minimal octets inside.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -79,54 +78,6 @@ async def freshness(connection: Connection) -> Freshness:
     )
     states = [(name, stale) async for name, stale in rows]
     return Freshness(required=len(states), stale=tuple(name for name, stale in states if stale))
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of a status: its number, the transaction that made it, and the certificate."""
-
-    change_id: int
-    transaction: int
-    key: Key
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """One reading of the change feed: what changed, and from which transaction on to read next time."""
-
-    horizon: int
-    changed: tuple[Change, ...]
-    generation: int
-
-
-async def read_changes(connection: Connection, *, horizon: int | None, seen: Iterable[int]) -> Changes:
-    """Return every change that became visible since the last reading, and the new horizon.
-
-    The horizon is the oldest transaction that was still open: whatever commits later has that number or a higher one,
-    so nothing is skipped however long it stays open. `seen` are the changes at or above it that were handed out before;
-    those of transactions below the new horizon need not be remembered any more.
-    With no horizon yet, nothing is handed out and reading starts now.
-    """
-    rows = await connection.execute(
-        """
-        WITH now AS (
-            SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon,
-                   (SELECT generation FROM ocsp.configuration) AS generation
-        )
-        SELECT now.horizon::text::bigint, now.generation, s.change_id, s.xid::text::bigint, s.issuer_id, s.serial
-        FROM now LEFT JOIN ocsp.status_change s
-             ON s.xid >= %(horizon)s::text::xid8 AND s.change_id <> ALL (%(seen)s::bigint[])
-        ORDER BY s.change_id
-        """,
-        {"horizon": None if horizon is None else str(horizon), "seen": list(seen)},
-    )
-    found = await rows.fetchall()
-    changed = tuple(
-        Change(change_id, transaction, (issuer_id, int.from_bytes(serial)))
-        for _, _, change_id, transaction, issuer_id, serial in found
-        if change_id is not None
-    )
-    return Changes(found[0][0], changed, found[0][1])
 
 
 async def note_unanswered(connection: Connection, notes: Sequence[tuple[Key, str, int]]) -> None:

@@ -220,23 +220,37 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours} | more
 
 
-def write_settings(folder: Path, *, dsn: str, port: int, workers: int = 2, more: str = "") -> Path:
+def write_settings(
+    folder: Path, *, dsn: str, port: int, workers: int = 2, more: str = "", replica_dsn: str = ""
+) -> Path:
     """Write a settings file, and return where it lies."""
     path = folder / f"responder-{port}.toml"
     path.write_text(
-        f'[database]\ndsn = {json.dumps(dsn)}\n[http]\nbind = "127.0.0.1:{port}"\nworkers = {workers}\n{more}\n'
+        f"[database]\ndsn = {json.dumps(dsn)}\nreplica_dsn = {json.dumps(replica_dsn)}\n"
+        f'[http]\nbind = "127.0.0.1:{port}"\nworkers = {workers}\n{more}\n'
     )
     return path
 
 
 @contextmanager
 def running(
-    world: World, *, dsn: str | None = None, workers: int = 2, more: str = "", variables: dict[str, str] | None = None
+    world: World,
+    *,
+    dsn: str | None = None,
+    replica_dsn: str = "",
+    workers: int = 2,
+    more: str = "",
+    variables: dict[str, str] | None = None,
 ) -> Iterator[Running]:
     """Start a responder, wait until it answers, and stop it afterwards; it may not have logged a traceback."""
     port = free_port()
     settings = write_settings(
-        world.folder, dsn=world.dsn if dsn is None else dsn, port=port, workers=workers, more=more
+        world.folder,
+        dsn=world.dsn if dsn is None else dsn,
+        replica_dsn=replica_dsn,
+        port=port,
+        workers=workers,
+        more=more,
     )
     log = world.folder / f"responder-{port}.log"
     with log.open("wb") as out:

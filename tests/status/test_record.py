@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from demo.ca import Authority
 from responder.runtime.db import Database, DatabaseRefused
 from responder.status import store
+from responder.status.feed_store import Mark, read_changes
 from responder.status.issuers import IssuerSet
 from responder.status.model import FilePlace, Issued, Quarantined, QuarantineReason, Reason, Revoked, Sighting
 from responder.status.record import record_issued
@@ -186,17 +187,15 @@ class Reader:
     """A reader of the feed that keeps what the interface asks it to keep."""
 
     def __init__(self) -> None:
-        self.horizon: int | None = None
-        self.seen: set[int] = set()
+        self.mark: Mark | None = None
         self.found: list[int] = []
 
     async def read(self, database: Database) -> None:
         async with database.connection() as connection:
-            changes = await store.read_changes(connection, horizon=self.horizon, seen=self.seen)
-        assert self.horizon is None or changes.horizon >= self.horizon
-        self.horizon = changes.horizon
-        self.seen.update(change.change_id for change in changes.changed)
-        self.found.extend(change.key[1] for change in changes.changed)
+            reading = await read_changes(connection, since=self.mark, most=1000)
+        assert self.mark is None or reading.mark.newest >= self.mark.newest
+        self.mark = reading.mark
+        self.found.extend(serial for _, serial in reading.changed)
 
 
 async def test_a_change_that_commits_after_later_ones_is_not_skipped(

@@ -11,6 +11,7 @@ from demo.log import Log, serve
 from reconciler import supervisor
 from responder.runtime.db import Database
 from responder.status import issuer_store, store
+from responder.status.feed_store import Place, read_changes, read_place
 from responder.status.issuers import IssuerSet
 from responder.status.model import Good, Reason, Revoked
 from responder.status.record import record_issued
@@ -244,7 +245,8 @@ async def test_the_responder_reads_and_takes_notes_as_its_own_role(
     issued = served.proven(ca.precertificate("a.example"), issuers)
     async with Database(as_role(dsn, "ocsp_responder"), application="tests") as responder:
         async with responder.connection() as connection:
-            began = await store.read_changes(connection, horizon=None, seen=())
+            began = await read_changes(connection, since=None, most=10)
+            assert await read_place(connection) == Place(False, began.mark.lineage, 0)
             before = await store.freshness(connection)
             assert (before.required, before.stale) == (0, ())
         async with database.transaction() as writer:
@@ -253,8 +255,8 @@ async def test_the_responder_reads_and_takes_notes_as_its_own_role(
             key = (issuer.issuer_id, issued.serial)
             assert await store.look_up(connection, [key]) == {key: Good()}
             assert await store.reserved(connection, [key]) == frozenset()
-            changes = await store.read_changes(connection, horizon=began.horizon, seen=())
-            assert key in [change.key for change in changes.changed]
+            changes = await read_changes(connection, since=began.mark, most=10)
+            assert key in changes.changed
             await store.note_unanswered(connection, [((issuer.issuer_id, 99), "unknown", 1)])
             loaded = await issuer_store.load_issuers(connection)
             assert [each.name for each in loaded.all] == ["issuing"]

@@ -17,6 +17,9 @@ from responder.ocsp.response import error_response
 
 Headers = list[tuple[bytes, bytes]]
 
+OK: Final = b"200 OK"
+NOT_MODIFIED: Final = b"304 Not Modified"
+
 CONTENT_TYPE: Final = b"application/ocsp-response"
 # RFC 9919 section 7.2 wants one of these on everything that is not authoritative.
 _NEVER_STORE: Final = [(b"cache-control", b"no-store, max-age=0"), (b"pragma", b"no-cache")]
@@ -65,6 +68,15 @@ class Answer:
             (b"etag", self.etag),
             (b"cache-control", _DOUBT if self.doubt else _public(self.times, now=now, max_age=self.max_age)),
         ]
+
+    def head(self, now: datetime, *, status: bytes = OK) -> bytes:
+        """Return status line and headers as HTTP/1.1 writes them, but for the empty line and what the connection needs.
+
+        A 304 has no body, and tells the length of the one it stands for as little as it may (RFC 9110 section 15.4.5).
+        """
+        lines = [b"%b: %b\r\n" % header for header in self.headers(now)]
+        length = b"content-length: %d\r\n" % len(self.body) if status is OK else b""
+        return b"".join([b"HTTP/1.1 ", status, b"\r\n", *lines, length])
 
     def is_what(self, if_none_match: bytes) -> bool:
         """Tell whether a client's If-None-Match names this answer (RFC 9110 section 13.1.2)."""

@@ -5,6 +5,7 @@ Puts the responder together; decides nothing about answers.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -21,13 +22,13 @@ from uvicorn_worker import UvicornWorker
 
 from responder import config
 from responder.app import create_app
-from responder.asgi import Receive, Scope, Send
+from responder.asgi import Asgi, Receive, Scope, Send
 from responder.cache import Cache
 from responder.config import Settings
 from responder.fastpath import FastPath
 from responder.feed import Feed
+from responder.front import Front
 from responder.lookups import LookUps
-from responder.protocol import Http
 from responder.replica import Replica
 from responder.runtime.db import Database, connect_once
 from responder.runtime.logs import get_logger
@@ -50,6 +51,8 @@ _FEED_CONNECTIONS: Final = 2
 _PATIENCE: Final = 2.0
 # A worker that does not answer gunicorn for so long is replaced (seconds).
 _WORKER_TIMEOUT: Final = 30
+# Objects until the garbage collector looks at the new ones, and how often it then looks at older and at all of them.
+_COLLECT_AFTER: Final = (20_000, 20, 100)
 
 
 async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -> None:
@@ -105,14 +108,15 @@ class Responder:
         self._dsn = dsn
         self._stack = AsyncExitStack()
         self._cache = Cache(most=settings.cache.most_answers)
-        self._front: FastPath | None = None
+        self._app: Asgi | None = None
+        self.front: Front | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the worker's life from start to end."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif self._front is not None:
-            await self._front(scope, receive, send)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """ASGI lifespan: open, serve until told to stop, close."""
@@ -137,11 +141,14 @@ class Responder:
         lookups = LookUps(database, replica=replica)
         service = Service(lookups=lookups, cache=self._cache, feed=feed, keyring=holder.current, clock=_now)
         http = self._settings.http
-        app = create_app(service, prefix=http.prefix, most_octets=http.most_request_octets, clock=_now)
+        self.front = Front(
+            service, prefix=http.prefix, most_octets=http.most_request_octets, idle=http.keep_alive, clock=_now
+        )
+        self._app = create_app(self.front)
         await feed.read_once()
-        for task in (feed.run(), holder.try_refused_again()):
-            self._stack.push_async_callback(_stop, asyncio.create_task(task))
-        self._front = FastPath(app, service, most_octets=http.most_request_octets, clock=_now)
+        _spare_the_collector()
+        for endless in (feed.run(), holder.try_refused_again(), self.front.sweep()):
+            self._stack.push_async_callback(_stop, asyncio.create_task(endless))
 
     async def _open_database(self, dsn: str, most: int) -> Database:
         database = Database(dsn, application="ocsp-responder", most=most, timeout=_PATIENCE)
@@ -157,7 +164,7 @@ class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
 
     CONFIG_KWARGS: Final = {
         "loop": "uvloop",
-        "http": Http,
+        "http": FastPath,
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
@@ -229,6 +236,16 @@ class Server(BaseApplication):  # type: ignore[misc] # ships no types
     def run(self) -> None:
         """Run until SIGTERM."""
         _Arbiter(self).run()
+
+
+def _spare_the_collector() -> None:
+    """Have the garbage collector look less often, and never at what is there from the start.
+
+    Tens of thousands of kept answers are no garbage, and going through them would hold up every answer for that time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 async def _stop(task: "asyncio.Task[None]") -> None:

@@ -67,12 +67,9 @@ class Service:
             async with asyncio.timeout(_DEADLINE):
                 return await self._answer(request)
         except OcspError as error:
-            self._tell(error)
-            return Answer.refusing(error)
+            return self.refuse(error)
         except TimeoutError:
-            late = TryLater(Refusal.DEADLINE, f"no answer within {_DEADLINE} seconds")
-            self._tell(late)
-            return Answer.refusing(late)
+            return self.refuse(TryLater(Refusal.DEADLINE, f"no answer within {_DEADLINE} seconds"))
         except Exception:  # noqa: BLE001 - the client gets internalError whatever we got wrong, and a person the traceback
             _log.exception("request.fault", request=request.hex())
             return Answer.refusing(InternalError(Refusal.BUG, "an exception nobody foresaw"))
@@ -168,8 +165,11 @@ class Service:
         )
         return Answer(body, _outcome(statuses), times=times, max_age=issuer.policy.max_age, doubt=any(doubtful))
 
-    def _tell(self, error: OcspError) -> None:
-        """Refusals are what the internet sends; a contradiction of our own is for a person to look at."""
+    def refuse(self, error: OcspError) -> Answer:
+        """Return the unsigned answer for an error, and tell of it as it deserves.
+
+        Refusals are what the internet sends; a contradiction of our own is for a person to look at.
+        """
         if isinstance(error, InternalError):
             _log.error("answer.contradiction", reason=error.reason.value, detail=error.detail)
         elif isinstance(error, TryLater):
@@ -178,6 +178,7 @@ class Service:
                 _log.warning("answer.try_later", reason=error.reason.value, detail=error.detail, more_since=more)
         else:
             _log.debug("answer.refused", reason=error.reason.value, detail=error.detail)
+        return Answer.refusing(error)
 
 
 def _plan(

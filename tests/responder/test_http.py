@@ -15,8 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from demo.ca import Authority
-from responder.app import request_in_path
 from responder.errors import MalformedRequest
+from responder.ocsp.path import request_in_path
 from responder.status.model import Reason
 from tests.conftest import create_database, drop_database, unused_name
 from tests.responder import asking

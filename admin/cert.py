@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ocsp-admin cert: register, reserve, show and revoke certificates by hand, by the same road as everything else."""
+"""ocsp-admin cert: register, reserve, show, revoke and purge certificates, by the same road as everything else."""
 
 import argparse
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 
 from admin.context import Context, Refused, issuer_called
+from responder.ocsp.policy import purge_before
 from responder.runtime.db import Connection
-from responder.status import revoke, store
+from responder.status import purge, purge_store, revoke, store
 from responder.status.issuer_store import load_issuers
 from responder.status.issuers import IssuerSet
 from responder.status.model import FilePlace, Reason, Sighting, serial_from_hex, serial_hex, whole_second
@@ -21,7 +27,7 @@ from responder.status.record import record_issued
 
 
 def add_commands(nouns: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `cert register`, `cert reserve`, `cert show` and `cert revoke`."""
+    """Add `cert register`, `cert reserve`, `cert show`, `cert revoke` and `cert purge`."""
     verbs = nouns.add_parser("cert", help="single certificates").add_subparsers(required=True, metavar="VERB")
     register = verbs.add_parser("register", help="make certificates or precertificates known")
     register.add_argument("--issuer", required=True, metavar="NAME")
@@ -40,6 +46,11 @@ def add_commands(nouns: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     revoking.add_argument("--at", type=_moment, metavar="TIME", help="such as 2026-01-31T12:00:00Z; default: now")
     revoking.add_argument("--correct", action="store_true", help="it is revoked already: correct reason, and --at time")
     revoking.set_defaults(command=_revoke)
+    purging = verbs.add_parser("purge", help="let go of rows whose certificates have expired")
+    purging.add_argument("--issuer", metavar="NAME", help="of this issuer only; default: of all")
+    purging.add_argument("--before", type=_moment, metavar="TIME", help="only where notAfter lies before that")
+    purging.add_argument("--dry-run", action="store_true", help="say what would be purged, and change nothing")
+    purging.set_defaults(command=_purge)
 
 
 def _add_certificate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +212,42 @@ async def _revoke(given: argparse.Namespace, context: Context) -> int:
             raise Refused(str(exc)) from exc
     print(f"{serial_hex(key[1])}: revoked at {_time(said.at)}, {said.reason.words}")
     return 0
+
+
+async def _purge(given: argparse.Namespace, context: Context) -> int:
+    async with context.connection() as connection:
+        wanted = None if given.issuer is None else await issuer_called(connection, given.issuer)
+        now = await purge_store.database_time(connection)
+        for issuer in (await load_issuers(connection)).all:
+            if wanted not in {None, issuer.issuer_id}:
+                continue
+            until = purge_before(issuer.policy, public=issuer.public, now=now, before=given.before)
+            if until is None and wanted is not None:
+                raise Refused(
+                    f"issuer {issuer.name!r} keeps its rows for ever; see issuer set --retention, or give --before"
+                )
+            if until is None:
+                print(f"{issuer.name}: kept for ever; see issuer set --retention, or give --before")
+                continue
+            due = await purge_store.count_due(connection, issuer.issuer_id, before=until)
+            if not given.dry_run:
+                with _progress(issuer.name, due) as advance:
+                    due = await purge.purge(
+                        connection, issuer.issuer_id, before=until, actor=context.actor, told=advance
+                    )
+            print(
+                f"{issuer.name}: {due} rows {'to purge' if given.dry_run else 'purged'}, expired before {_time(until)}"
+            )
+    return 0
+
+
+@contextmanager
+def _progress(name: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """Show how far it is, on a terminal."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task(name, total=rows)
+        yield lambda more: shown.advance(task, more)
 
 
 async def _key(given: argparse.Namespace, connection: Connection) -> store.Key:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from admin import cert, config, issuer, migrate, source
+from admin import cert, config, issuer, migrate, requester, source
 from admin.context import Context, Refused
 from responder.errors import PolicyError, SignerRefused
 from responder.runtime import logs
@@ -68,6 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"foundling {version('foundling')}")
     nouns = parser.add_subparsers(required=True, metavar="NOUN")
-    for noun in (migrate, issuer, cert, source):
+    for noun in (migrate, issuer, requester, cert, source):
         noun.add_commands(nouns)
     return parser

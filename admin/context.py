@@ -4,6 +4,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from responder.runtime.db import Connection, connect_once
 from responder.status.issuer_store import find_issuer, issuer_names
@@ -24,13 +25,26 @@ class Context:
     passphrase_file: str
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection inside one transaction on the right schema, in the name of the actor."""
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection on the right schema, for commands that commit as they go."""
         async with connect_once(self.dsn, application="ocsp-admin") as connection:
             await check_schema(connection)
-            async with connection.transaction():
-                await act_for(connection, self.actor)
-                yield connection
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection inside one transaction on the right schema, in the name of the actor."""
+        async with self.connection() as connection, connection.transaction():
+            await act_for(connection, self.actor)
+            yield connection
+
+
+def read_file(path: Path) -> bytes:
+    """Return what the file holds. Raises Refused naming it and what is wrong."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise Refused(f"{path}: {exc.strerror}") from exc
 
 
 async def issuer_called(connection: Connection, name: str) -> int:

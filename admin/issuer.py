@@ -3,14 +3,15 @@
 
 import argparse
 import json
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from admin.context import Context, Refused, issuer_called
+from admin.context import Context, Refused, issuer_called, read_file
 from responder.ocsp.policy import DEFAULT_POLICY, check_policy
 from responder.runtime.db import Connection
 from responder.runtime.settings import Duration
@@ -18,7 +19,7 @@ from responder.signing.file import load_certificate
 from responder.signing.keys import FILE_SCHEME, Keys
 from responder.status import issuer_store
 from responder.status.issuers import CaCertificate, Issuer
-from responder.status.model import Policy, UnassignedAnswer
+from responder.status.model import NonceMode, Policy, UnassignedAnswer
 from responder.status.signers import SignerRecord, SignerState, key_kind
 
 
@@ -46,6 +47,9 @@ def add_commands(nouns: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     more.set_defaults(command=_add_certificate)
     change = verbs.add_parser("set", help="change how an issuer answers")
     change.add_argument("name")
+    bound = change.add_mutually_exclusive_group()
+    bound.add_argument("--public", action="store_true", help="under the Baseline Requirements from now on")
+    bound.add_argument("--private", action="store_true", help="not under the Baseline Requirements any more")
     _add_policy_options(change)
     change.set_defaults(command=_set)
     listing = verbs.add_parser("list", help="all issuers")
@@ -54,17 +58,56 @@ def add_commands(nouns: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _add_policy_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how answers are timed", 'durations such as "96h"; the last second counts')
-    group.add_argument("--validity", type=_duration, metavar="DURATION", help="thisUpdate to nextUpdate")
-    group.add_argument("--refresh", type=_duration, metavar="DURATION", help="age at which an answer is signed anew")
-    group.add_argument("--max-age", type=_duration, metavar="DURATION", help="the most a shared cache may keep it")
-    group.add_argument("--unknown-validity", type=_duration, metavar="DURATION", help="validity of a signed unknown")
-    group.add_argument(
-        "--unassigned",
-        type=UnassignedAnswer,
-        choices=list(UnassignedAnswer),
-        help="the answer for a serial that no source knows",
+    group = parser.add_argument_group("how answers are made", 'durations such as "96h"; the last second counts')
+
+    def add(option: str, parse: Callable[[str], object], meaning: str, **more: Any) -> None:
+        # What is not given is not there at all, since None is something that can be given.
+        group.add_argument(option, type=parse, default=argparse.SUPPRESS, help=meaning, **more)
+
+    add("--validity", _duration, "thisUpdate to nextUpdate", metavar="DURATION")
+    add("--refresh", _duration, "age at which an answer is signed anew", metavar="DURATION")
+    add("--max-age", _duration, "the most a shared cache may keep it", metavar="DURATION")
+    add("--unknown-validity", _duration, "validity of a signed unknown", metavar="DURATION")
+    unassigned = list(UnassignedAnswer)
+    add("--unassigned", UnassignedAnswer, "the answer for a serial that no source knows", choices=unassigned)
+    add("--nonce", NonceMode, "what becomes of a nonce in a request", choices=list(NonceMode))
+    add(
+        "--archive-cutoff",
+        _duration_or("off"),
+        "how far back past expiry answers vouch for statuses",
+        metavar="DURATION|off",
     )
+    add(
+        "--retention",
+        _duration_or("forever"),
+        "how long past expiry rows are kept before cert purge",
+        metavar="DURATION|forever",
+    )
+    add(
+        "--signed-requests",
+        _is_required,
+        "whether only signed requests are answered",
+        metavar="ignored|required",
+        dest="require_signed",
+    )
+
+
+def _duration_or(none: str) -> Callable[[str], Duration | None]:
+    """Return a reader of durations that takes this one word for none at all."""
+
+    def parse(text: str) -> Duration | None:
+        try:
+            return None if text == none else Duration.parse(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(f"{exc}; or {none}") from exc
+
+    return parse
+
+
+def _is_required(text: str) -> bool:
+    if text not in {"ignored", "required"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither ignored nor required")
+    return text == "required"
 
 
 def _duration(text: str) -> Duration:
@@ -75,13 +118,12 @@ def _duration(text: str) -> Duration:
 
 
 def _policy(given: argparse.Namespace, before: Policy) -> Policy:
-    names = ("validity", "refresh", "max_age", "unknown_validity", "unassigned")
-    changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
-    return replace(before, **changes)
+    names = {each.name for each in fields(Policy)}
+    return replace(before, **{name: value for name, value in vars(given).items() if name in names})
 
 
 async def _add(given: argparse.Namespace, context: Context) -> int:
-    certificate = CaCertificate.load(_read(given.cert))
+    certificate = CaCertificate.load(read_file(given.cert))
     public = not given.private
     policy = _policy(given, DEFAULT_POLICY)
     check_policy(policy, public=public)
@@ -107,7 +149,7 @@ async def _add(given: argparse.Namespace, context: Context) -> int:
 
 async def _add_signer(connection: Connection, given: argparse.Namespace, issuer: Issuer, context: Context) -> None:
     """Store a signer that was opened and admitted here: what the responder would refuse is refused at once."""
-    certificate = load_certificate(_read(given.signer_cert)).public_bytes(Encoding.DER)
+    certificate = load_certificate(read_file(given.signer_cert)).public_bytes(Encoding.DER)
     record = SignerRecord(
         signer_id=0,
         issuer_id=issuer.issuer_id,
@@ -116,7 +158,7 @@ async def _add_signer(connection: Connection, given: argparse.Namespace, issuer:
         kind=key_kind(certificate),
         state=SignerState.ACTIVE,
     )
-    passphrase = _read(Path(context.passphrase_file)).rstrip(b"\r\n") if context.passphrase_file else None
+    passphrase = read_file(Path(context.passphrase_file)).rstrip(b"\r\n") if context.passphrase_file else None
     await Keys(passphrase=lambda: passphrase).open(record, issuer, now=datetime.now(UTC))
     await issuer_store.insert_signer(
         connection,
@@ -128,7 +170,7 @@ async def _add_signer(connection: Connection, given: argparse.Namespace, issuer:
 
 
 async def _add_certificate(given: argparse.Namespace, context: Context) -> int:
-    certificate = CaCertificate.load(_read(given.cert))
+    certificate = CaCertificate.load(read_file(given.cert))
     async with context.transaction() as connection:
         issuer_id = await issuer_called(connection, given.name)
         known = await issuer_store.find_issuer_by_key(connection, certificate.spki_sha256)
@@ -146,10 +188,27 @@ async def _set(given: argparse.Namespace, context: Context) -> int:
         if issuer is None:
             raise Refused(f"issuer {given.name!r} has no certificate")
         policy = _policy(given, issuer.policy)
-        check_policy(policy, public=issuer.public)
-        await issuer_store.update_policy(connection, issuer_id, policy)
-    print(f"issuer {given.name}: validity {policy.validity}, refresh {policy.refresh}, max-age {policy.max_age}")
+        public = (issuer.public or given.public) and not given.private
+        check_policy(policy, public=public)
+        await issuer_store.update_policy(connection, issuer_id, policy, public=public)
+    said = ", ".join(f"{option} {value}" for option, value in _shown_options(policy).items())
+    print(f"issuer {given.name}: {'public' if public else 'private'}, {said}")
     return 0
+
+
+def _shown_options(policy: Policy) -> dict[str, str]:
+    """Return a policy as the options that make it so, for people."""
+    return {
+        "validity": str(policy.validity),
+        "refresh": str(policy.refresh),
+        "max-age": str(policy.max_age),
+        "unknown-validity": str(policy.unknown_validity),
+        "unassigned": policy.unassigned.value,
+        "nonce": policy.nonce.value,
+        "archive-cutoff": "off" if policy.archive_cutoff is None else str(policy.archive_cutoff),
+        "retention": "forever" if policy.retention is None else str(policy.retention),
+        "signed-requests": "required" if policy.require_signed else "ignored",
+    }
 
 
 async def _list(given: argparse.Namespace, context: Context) -> int:
@@ -182,6 +241,10 @@ def _shown(issuer: Issuer, signer: SignerRecord | None) -> dict[str, Any]:
             "max_age_seconds": int(issuer.policy.max_age.total_seconds()),
             "unknown_validity_seconds": int(issuer.policy.unknown_validity.total_seconds()),
             "unassigned": issuer.policy.unassigned.value,
+            "nonce": issuer.policy.nonce.value,
+            "archive_cutoff_seconds": _seconds(issuer.policy.archive_cutoff),
+            "retention_seconds": _seconds(issuer.policy.retention),
+            "require_signed": issuer.policy.require_signed,
         },
         "signer": None
         if signer is None
@@ -192,8 +255,5 @@ def _shown(issuer: Issuer, signer: SignerRecord | None) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise Refused(f"{path}: {exc.strerror}") from exc
+def _seconds(period: timedelta | None) -> int | None:
+    return None if period is None else int(period.total_seconds())

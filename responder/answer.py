@@ -32,7 +32,8 @@ class Answer:
 
     `outcome` is a short word for logs and metrics. `times` are None for unsigned errors. `doubt` marks a signed answer
     about a serial that nobody knows: signed, so RFC 9919 section 7.2 forbids no-store, and still nothing that a shared
-    cache may keep (invariant 6).
+    cache may keep (invariant 6). `for_one` marks an answer to one request alone, such as one that repeats its nonce:
+    true for whoever reads it, and of use to nobody else.
     """
 
     body: bytes
@@ -40,6 +41,7 @@ class Answer:
     times: Times | None = None
     max_age: timedelta = timedelta(0)
     doubt: bool = False
+    for_one: bool = False
     etag: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,19 +56,20 @@ class Answer:
     @property
     def is_cacheable(self) -> bool:
         """Whether anybody but the client may keep it."""
-        return self.times is not None and not self.doubt
+        return self.times is not None and not self.doubt and not self.for_one
 
     def headers(self, now: datetime) -> Headers:
         """Return the headers for sending it now (RFC 9919 sections 6 and 7.2), dates as IMF-fixdate."""
         headers: Headers = [(b"content-type", CONTENT_TYPE), (b"date", http_date(now))]
         if self.times is None:
             return headers + _NEVER_STORE
+        kept = self.is_cacheable
         return [
             *headers,
             (b"last-modified", http_date(self.times.this_update)),
-            (b"expires", http_date(now if self.doubt else self.times.next_update)),
+            (b"expires", http_date(self.times.next_update if kept else now)),
             (b"etag", self.etag),
-            (b"cache-control", _DOUBT if self.doubt else _public(self.times, now=now, max_age=self.max_age)),
+            (b"cache-control", _public(self.times, now=now, max_age=self.max_age) if kept else _DOUBT),
         ]
 
     def head(self, now: datetime, *, status: bytes = OK) -> bytes:

@@ -49,6 +49,7 @@ class Refusal(enum.StrEnum):
     MIXED_ISSUERS = "mixed_issuers"  # certificates of several issuers, which no one signer may answer
     NO_SIGNER = "no_signer"  # an issuer of ours for which nobody here may sign
     UNSIGNED = "unsigned"  # an unsigned request where the operator wants signed ones
+    REQUESTER = "requester"  # a signature that proves nothing about who asks, where the operator wants to know
     PURGED = "purged"  # let go after the certificate expired
     UNASSIGNED = "unassigned"  # no such serial, and the issuer's policy is to say so unsigned
     PENDING = "pending"  # registered, and not yet signed as far as we know

@@ -18,8 +18,9 @@ from responder.errors import InternalError, OcspError, Refusal, TryLater, Unauth
 from responder.feed import Feed
 from responder.lookups import Found, LookUps
 from responder.ocsp.lint import lint
-from responder.ocsp.policy import EXTENDED_REVOKE, Times, decide, plan_times
+from responder.ocsp.policy import EXTENDED_REVOKE, Times, archive_cutoff, decide, nonce_to_echo, plan_times
 from responder.ocsp.request import CertId, OcspRequest, parse_request
+from responder.ocsp.requester import check_requester
 from responder.ocsp.response import SingleAnswer
 from responder.runtime.logs import Sparingly, get_logger
 from responder.signing.admission import AdmittedSigner
@@ -89,6 +90,8 @@ class Service:
     async def _answer(self, request: bytes) -> Answer:
         asked = parse_request(request)
         issuer, signer = self._entitled(asked)
+        if issuer.policy.require_signed:
+            check_requester(request, cas=issuer.requester_cas, now=self._clock())
         keys = [(issuer.issuer_id, cert_id.serial) for cert_id in asked.cert_ids]
         read_in = self._cache.readings
         found = await self._find(keys)
@@ -149,10 +152,11 @@ class Service:
         # An unassigned serial's answer ends sooner than that of a certificate beside it in the same response.
         times, ends = _plan(doubtful, issuer, signer, now)
         singles = [
-            SingleAnswer(cert_id.raw, status, end)
+            SingleAnswer(cert_id.raw, status, end, archive_cutoff(status, issuer.policy, produced_at=times.this_update))
             for cert_id, status, end in zip(asked.cert_ids, statuses, ends, strict=True)
         ]
-        tbs = signer.parts.tbs(singles, times=times, extended_revoke=EXTENDED_REVOKE in statuses)
+        nonce = nonce_to_echo(asked.nonce, issuer.policy)
+        tbs = signer.parts.tbs(singles, times=times, extended_revoke=EXTENDED_REVOKE in statuses, nonce=nonce)
         signature = await signer.signer.sign(tbs)
         body = signer.parts.assemble(tbs, signature)
         lint(
@@ -162,8 +166,16 @@ class Service:
             signer_certificate=signer.certificate,
             now=now,
             verify=signer.signer.verify_always or random.randrange(_VERIFY_ONE_IN) == 0,  # noqa: S311
+            nonce=nonce,
         )
-        return Answer(body, _outcome(statuses), times=times, max_age=issuer.policy.max_age, doubt=any(doubtful))
+        return Answer(
+            body,
+            _outcome(statuses),
+            times=times,
+            max_age=issuer.policy.max_age,
+            doubt=any(doubtful),
+            for_one=nonce is not None or issuer.policy.require_signed,
+        )
 
     def refuse(self, error: OcspError) -> Answer:
         """Return the unsigned answer for an error, and tell of it as it deserves.

@@ -26,7 +26,7 @@ GRANT USAGE ON SCHEMA ocsp TO ocsp_responder, ocsp_reconciler, ocsp_admin;
 
 -- The responder reads what it answers from, and writes down what it could not answer. Nothing else.
 GRANT SELECT ON ocsp.migration, ocsp.configuration, ocsp.issuer, ocsp.issuer_certificate, ocsp.signer,
-                ocsp.certificate, ocsp.reservation, ocsp.status_change, ocsp.source, ocsp.unanswered
+                ocsp.requester_ca, ocsp.certificate, ocsp.reservation, ocsp.status_change, ocsp.source, ocsp.unanswered
     TO ocsp_responder;
 GRANT INSERT ON ocsp.unanswered TO ocsp_responder;
 GRANT UPDATE (answer, times, last_at) ON ocsp.unanswered TO ocsp_responder;
@@ -45,12 +45,13 @@ GRANT UPDATE (signed_at, raw) ON ocsp.ct_head TO ocsp_reconciler;
 
 -- People register, revoke and correct; they exclude sources and trust them again. History stays out of reach.
 GRANT SELECT ON ALL TABLES IN SCHEMA ocsp TO ocsp_admin;
-GRANT INSERT ON ocsp.issuer, ocsp.issuer_certificate, ocsp.signer, ocsp.certificate, ocsp.reservation, ocsp.document,
-                ocsp.sighting, ocsp.quarantine, ocsp.finding
+GRANT INSERT ON ocsp.issuer, ocsp.issuer_certificate, ocsp.signer, ocsp.requester_ca, ocsp.certificate,
+                ocsp.reservation, ocsp.document, ocsp.sighting, ocsp.quarantine, ocsp.finding
     TO ocsp_admin;
 GRANT UPDATE (name, public, direct_signing, validity_seconds, refresh_seconds, max_age_seconds, unassigned,
-              unknown_validity_seconds)
+              unknown_validity_seconds, nonce, archive_cutoff_seconds, retention_seconds, require_signed)
     ON ocsp.issuer TO ocsp_admin;
+GRANT UPDATE (removed_at) ON ocsp.requester_ca TO ocsp_admin;
 GRANT UPDATE (state, key_location) ON ocsp.signer TO ocsp_admin;
 GRANT UPDATE (status, revoked_at, reason) ON ocsp.certificate TO ocsp_admin;
 GRANT UPDATE (distrusted_at, distrust_reason, excluded_at, excluded_reason, excluded_by) ON ocsp.source TO ocsp_admin;

@@ -51,7 +51,19 @@ CREATE TABLE ocsp.issuer (
     unassigned               text        NOT NULL CHECK (unassigned IN ('unknown', 'unauthorized', 'extended-revoke')),
     unknown_validity_seconds integer     NOT NULL CHECK (unknown_validity_seconds > 0),
     added_at                 timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CHECK (NOT (public AND unassigned = 'extended-revoke'))
+    -- 'echo': a nonce is repeated, in an answer signed for that one request (RFC 9654).
+    nonce                    text        NOT NULL DEFAULT 'off' CHECK (nonce IN ('off', 'echo')),
+    -- How far back past expiry answers vouch for statuses (RFC 6960 section 4.4.4). Null: nothing is said of it.
+    archive_cutoff_seconds   bigint      CHECK (archive_cutoff_seconds > 0),
+    -- How long past expiry a row is kept before it may be purged (RFC 9919 section 3.2.3). Null: for ever.
+    retention_seconds        bigint      CHECK (retention_seconds > 0),
+    -- Only requests signed under a CA in ocsp.requester_ca are answered (RFC 6960 section 4.1.2).
+    require_signed           boolean     NOT NULL DEFAULT false,
+    CHECK (NOT (public AND unassigned = 'extended-revoke')),
+    -- BR 4.10.1: an entry stays until after the Expiry Date. BR 4.9.9: whoever asks gets an answer.
+    CONSTRAINT public_rows_outlive_expiry_by_a_day CHECK (NOT (public AND retention_seconds < 86400)),
+    CONSTRAINT public_issuers_answer_everybody CHECK (NOT (public AND require_signed)),
+    CONSTRAINT archive_cutoff_within_retention CHECK (archive_cutoff_seconds <= retention_seconds)
 );
 
 -- Every CA certificate known for the key: cross-signs and renewals share it. The subject is what CertIDs hash.
@@ -84,6 +96,16 @@ CREATE INDEX signer_by_issuer ON ocsp.signer (issuer_id);
 CREATE UNIQUE INDEX signer_one_active_of_a_kind ON ocsp.signer (issuer_id, key_kind) WHERE state = 'active';
 CREATE UNIQUE INDEX signer_one_replaced_of_a_kind ON ocsp.signer (issuer_id, key_kind) WHERE state = 'replaced';
 
+-- CAs under which clients sign their requests, for issuers that answer nobody else. Kept when removed, for auditors.
+CREATE TABLE ocsp.requester_ca (
+    issuer_id  integer     NOT NULL REFERENCES ocsp.issuer,
+    sha256     bytea       NOT NULL CHECK (sha256 = sha256(der)),
+    der        bytea       NOT NULL,
+    added_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    removed_at timestamptz,
+    PRIMARY KEY (issuer_id, sha256)
+);
+
 -- Counts up when an issuer, a certificate of one, or a signer changes: responders see it and load them anew.
 CREATE TABLE ocsp.configuration (
     only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -102,6 +124,8 @@ CREATE TRIGGER count AFTER INSERT OR UPDATE OR DELETE ON ocsp.issuer
 CREATE TRIGGER count AFTER INSERT OR UPDATE OR DELETE ON ocsp.issuer_certificate
     FOR EACH STATEMENT EXECUTE FUNCTION ocsp.count_configuration();
 CREATE TRIGGER count AFTER INSERT OR UPDATE OR DELETE ON ocsp.signer
+    FOR EACH STATEMENT EXECUTE FUNCTION ocsp.count_configuration();
+CREATE TRIGGER count AFTER INSERT OR UPDATE OR DELETE ON ocsp.requester_ca
     FOR EACH STATEMENT EXECUTE FUNCTION ocsp.count_configuration();
 
 
@@ -134,10 +158,14 @@ CREATE TABLE ocsp.certificate (
     CONSTRAINT revoked_at_is_a_whole_second CHECK (revoked_at = date_trunc('second', revoked_at))
 );
 
+-- What a purge looks for, and nothing else.
+CREATE INDEX certificate_to_purge ON ocsp.certificate (issuer_id, not_after) WHERE status <> 'purged';
+
 -- Knowledge only grows: rows are never deleted, never change identity, and never come back from revoked.
 CREATE FUNCTION ocsp.guard_certificate() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     for_public boolean;
+    kept       bigint;
 BEGIN
     IF TG_OP = 'DELETE' THEN
         RAISE EXCEPTION 'a status is never deleted' USING ERRCODE = 'restrict_violation';
@@ -152,10 +180,18 @@ BEGIN
         END IF;
         IF NOT (   OLD.status = NEW.status
                 OR (OLD.status = 'good' AND NEW.status = 'revoked')
-                -- BR 4.10.1: an entry stays until the certificate has expired.
-                OR (OLD.status IN ('good', 'revoked') AND NEW.status = 'purged' AND OLD.not_after < now())) THEN
+                OR (OLD.status IN ('good', 'revoked') AND NEW.status = 'purged')) THEN
             RAISE EXCEPTION 'a status does not go from % to %', OLD.status, NEW.status
                 USING ERRCODE = 'restrict_violation';
+        END IF;
+        IF OLD.status <> 'purged' AND NEW.status = 'purged' THEN
+            -- BR 4.10.1: an entry stays until the certificate has expired. The issuer may have promised more.
+            SELECT greatest(retention_seconds, archive_cutoff_seconds, CASE WHEN public THEN 86400 ELSE 0 END)
+            INTO kept FROM ocsp.issuer WHERE issuer_id = NEW.issuer_id;
+            IF OLD.not_after + make_interval(secs => kept) >= date_trunc('second', now()) THEN
+                RAISE EXCEPTION 'a status does not go from % to purged before the issuer''s retention is over', OLD.status
+                    USING ERRCODE = 'restrict_violation';
+            END IF;
         END IF;
     END IF;
     IF NEW.status = 'revoked' THEN

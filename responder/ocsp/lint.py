@@ -54,6 +54,8 @@ REASON: Final = "BR 7.2.2, reason"
 REASON_EXTENSION: Final = "BR 7.3.2, no reasonCode extension"
 EXTENDED: Final = "RFC 6960 2.2, extended revoke"
 EXTENSIONS: Final = "RFC 9919 3.2.1, no response extensions"
+NONCE: Final = "RFC 9654 2.1, the nonce of the request"
+ARCHIVE_CUTOFF: Final = "RFC 6960 4.4.4, archive cutoff as the policy has it"
 ALGORITHM: Final = "BR 7.1.3.2, signature algorithm"
 SIGNATURE: Final = "RFC 6960 3.2, signature"
 
@@ -63,8 +65,11 @@ _SECOND: Final = timedelta(seconds=1)
 _TIME: Final = re.compile(rb"\x18\x0f[0-9]{14}Z")
 _REASON_CODE: Final = bytes.fromhex("551d15")
 _EXTENDED_OID: Final = bytes.fromhex("2b0601050507300109")
-# Extensions with id-pkix-ocsp-extended-revoke alone, not critical, value NULL (RFC 6960 section 4.4.8).
-_EXTENDED_ONLY: Final = bytes.fromhex("3011300f06092b060105050730010904020500")
+# id-pkix-ocsp-extended-revoke, not critical, value NULL (RFC 6960 section 4.4.8).
+_EXTENDED: Final = bytes.fromhex("300f06092b060105050730010904020500")
+_NONCE_OID: Final = bytes.fromhex("06092b0601050507300102")
+# Extensions with id-pkix-ocsp-archive-cutoff alone, not critical, up to the digits of its GeneralizedTime.
+_ARCHIVE_CUTOFF: Final = bytes.fromhex("3020301e06092b06010505073001060411180f")
 
 # BR 7.1.3.2 gives these octets. RSA takes its three digests, ECDSA the one of its curve. The three PSS forms that the
 # BR allow as well are not made here. Ed25519 (RFC 8410) is for issuers that the BR do not bind.
@@ -138,9 +143,11 @@ def lint(
     signer_certificate: x509.Certificate,
     now: datetime,
     verify: bool,
+    nonce: bytes | None = None,
 ) -> None:
     """Check a finished response to these CertIDs, all of this issuer; `verify` checks the signature too.
 
+    `nonce` is what the response has to repeat; without one it may repeat none.
     Raises LintError with the rule that is broken; nothing else.
     """
     signer = _signer(signer_certificate)
@@ -151,12 +158,13 @@ def lint(
         read = ocsp.load_der_ocsp_response(response)
         singles = list(read.responses)
         _check_envelope(octets, signer=signer, issuer=issuer, now=now)
+        announced = _check_extensions(octets.extensions, issuer=issuer, nonce=nonce)
         _check_asked(octets, singles, asked=asked, issuer=issuer)
         extended = False
         for raw, single in zip(octets.singles, singles, strict=True):
             period = _check_times(single, raw=raw, octets=octets, now=now, not_after=signer.not_after)
-            extended |= _check_status(single, raw=raw, octets=octets, issuer=issuer, now=now, period=period)
-        if octets.extensions is not None and not extended:
+            extended |= _check_status(single, raw=raw, announced=announced, issuer=issuer, now=now, period=period)
+        if announced and not extended:
             raise LintError(EXTENSIONS, "extended revoke among the responseExtensions, and nothing is so revoked")
         if verify:
             _check_signature(read, octets, signer=signer, digest=digest)
@@ -191,12 +199,22 @@ def _check_envelope(octets: ResponseOctets, *, signer: _Signer, issuer: Issuer, 
             raise LintError(SIGNER_CERTIFICATE, "the CA signs itself, and yet certificates are embedded")
     elif octets.certificates != der.wrap(der.SEQUENCE, signer.der):
         raise LintError(SIGNER_CERTIFICATE, "the embedded certificate is not the signer's, or not alone, or missing")
-    if octets.extensions is None:
-        return
-    if octets.extensions != _EXTENDED_ONLY:
-        raise LintError(EXTENSIONS, "responseExtensions hold something else than extended revoke")
+
+
+def _check_extensions(extensions: bytes | None, *, issuer: Issuer, nonce: bytes | None) -> bool:
+    """Check the responseExtensions octet for octet; return whether extended revoke is among them."""
+    said, alone = b"", None
+    if nonce is not None:
+        said = der.wrap(der.SEQUENCE, _NONCE_OID, der.wrap(der.OCTET_STRING, der.wrap(der.OCTET_STRING, nonce)))
+        alone = der.wrap(der.SEQUENCE, said)
+    if extensions == alone:
+        return False
+    if extensions != der.wrap(der.SEQUENCE, said, _EXTENDED):
+        rule = EXTENSIONS if nonce is None else NONCE
+        raise LintError(rule, "responseExtensions are not the nonce that was asked for and extended revoke alone")
     if issuer.public:
         raise LintError(EXTENDED, "a public issuer answers with extended revoke")
+    return True
 
 
 def _check_asked(
@@ -237,7 +255,7 @@ def _check_status(
     single: ocsp.OCSPSingleResponse,
     *,
     raw: SingleOctets,
-    octets: ResponseOctets,
+    announced: bool,
     issuer: Issuer,
     now: datetime,
     period: timedelta,
@@ -251,18 +269,31 @@ def _check_status(
     status = single.certificate_status
     extended = False
     if status is ocsp.OCSPCertStatus.REVOKED:
-        extended = _check_revoked(single, raw=raw, octets=octets, issuer=issuer, now=now)
+        extended = _check_revoked(single, raw=raw, announced=announced, issuer=issuer, now=now)
     if extended or status is ocsp.OCSPCertStatus.UNKNOWN:
         most = MOST_PUBLIC_UNKNOWN_VALIDITY if issuer.public else MOST_UNKNOWN_VALIDITY
+        if raw.raw_extensions is not None:
+            raise LintError(ARCHIVE_CUTOFF, "an unassigned serial is answered with singleExtensions")
         if period > most:
             raise LintError(UNKNOWN_INTERVAL, f"an unassigned serial is answered for {period}, at most {most}")
     elif issuer.public and not LEAST_PUBLIC_VALIDITY <= period <= MOST_PUBLIC_VALIDITY:
         raise LintError(INTERVAL, f"valid for {period}, not {LEAST_PUBLIC_VALIDITY} to {MOST_PUBLIC_VALIDITY}")
+    if not extended and status is not ocsp.OCSPCertStatus.UNKNOWN:
+        _check_archive_cutoff(raw.raw_extensions, single.this_update_utc, interval=issuer.policy.archive_cutoff)
     return extended
 
 
+def _check_archive_cutoff(found: bytes | None, produced_at: datetime, *, interval: timedelta | None) -> None:
+    """Check that the singleExtensions are the archive cutoff of the policy alone, or absent where it has none."""
+    wanted = None
+    if interval is not None:
+        wanted = _ARCHIVE_CUTOFF + f"{produced_at - interval:%Y%m%d%H%M%SZ}".encode()
+    if found != wanted:
+        raise LintError(ARCHIVE_CUTOFF, f"the singleExtensions are {found!r}, the policy wants {wanted!r}")
+
+
 def _check_revoked(
-    single: ocsp.OCSPSingleResponse, *, raw: SingleOctets, octets: ResponseOctets, issuer: Issuer, now: datetime
+    single: ocsp.OCSPSingleResponse, *, raw: SingleOctets, announced: bool, issuer: Issuer, now: datetime
 ) -> bool:
     """Check time and reason; return whether this is how RFC 6960 section 2.2 says "not issued"."""
     at, reason = single.revocation_time_utc, single.revocation_reason
@@ -272,7 +303,7 @@ def _check_revoked(
         raise LintError(REASON, f"the reason is {reason}")
     if at != EXTENDED_REVOKE.at or reason is not x509.ReasonFlags.certificate_hold:
         return False
-    if octets.extensions is None or len(raw.extensions) > 0:
+    if not announced or len(raw.extensions) > 0:
         raise LintError(EXTENDED, "a hold since 1970 without the response extension, or with extensions of its own")
     return True
 

@@ -29,6 +29,7 @@ class SingleOctets:
     this_update: bytes
     next_update: bytes | None
     extensions: tuple[bytes, ...]  # OIDs of the singleExtensions, content octets
+    raw_extensions: bytes | None  # the singleExtensions themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,10 @@ def _single(data: bytes, element: der.Element) -> SingleOctets:
         next_update = data[rest[0].value : rest[0].end]
         del rest[0]
     extensions: list[bytes] = []
+    raw_extensions = None
     if len(rest) > 0:
         listed = der.expect(data, der.SEQUENCE, rest[0].value, rest[0].end)
+        raw_extensions = data[rest[0].value : rest[0].end]
         for each in der.inside(data, listed):
             oid = der.expect(data, der.OID, each.value, each.end)
             extensions.append(data[oid.value : oid.end])
@@ -109,4 +112,5 @@ def _single(data: bytes, element: der.Element) -> SingleOctets:
         data[this_update.start : this_update.end],
         next_update,
         tuple(extensions),
+        raw_extensions,
     )

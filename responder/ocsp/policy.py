@@ -15,6 +15,7 @@ from responder.status.model import (
     CertStatus,
     Freshness,
     Good,
+    NonceMode,
     Pending,
     Policy,
     Purged,
@@ -43,6 +44,14 @@ MOST_PUBLIC_UNKNOWN_VALIDITY: Final = timedelta(minutes=15)
 # An answer may come to a cache so much later than its headers were written: what waits longer has given up (seconds).
 MOST_SECONDS_ON_ITS_WAY: Final = 10
 
+# BR 4.10.1: an entry stays until after the Expiry Date of the certificate. A day more, and that date is over in every
+# time zone and on every clock that is only a little wrong.
+LEAST_PUBLIC_RETENTION: Final = timedelta(days=1)
+# Nobody keeps records for longer, and a cutoff has to remain a date.
+MOST_RETENTION: Final = timedelta(days=36525)
+# RFC 9654 section 2.1: responders accept up to 32 octets, and may leave longer nonces unanswered.
+MOST_ECHOED_NONCE: Final = 32
+
 # RFC 6960 section 2.2: how "not issued" is said with the word "revoked". The response needs the extension of section
 # 4.4.8 with it, which is the caller's to ask for where this value is among the answers.
 EXTENDED_REVOKE: Final = Revoked(datetime(1970, 1, 1, tzinfo=UTC), Reason.CERTIFICATE_HOLD)
@@ -61,7 +70,7 @@ DEFAULT_POLICY: Final = Policy(
 
 
 def check_policy(policy: Policy, *, public: bool) -> None:
-    """Check an issuer's times. Raises PolicyError with the rule; `public` means bound by the Baseline Requirements."""
+    """Check an issuer's policy. Raises PolicyError with the rule; `public` means bound by the Baseline Requirements."""
     for name in ("validity", "refresh", "max_age", "unknown_validity"):
         period: timedelta = getattr(policy, name)
         if period < _SECOND or period % _SECOND != timedelta(0):
@@ -71,6 +80,7 @@ def check_policy(policy: Policy, *, public: bool) -> None:
     if policy.max_age > policy.refresh:
         raise PolicyError("RFC 9919 7.2", f"max_age ({policy.max_age}) is longer than refresh ({policy.refresh})")
     _check_unknown(policy.unknown_validity, MOST_PUBLIC_UNKNOWN_VALIDITY if public else MOST_UNKNOWN_VALIDITY)
+    _check_retention(policy)
     if public:
         _check_public(policy)
 
@@ -80,6 +90,19 @@ def _check_unknown(validity: timedelta, most: timedelta) -> None:
         raise PolicyError(
             "BR 4.9.9, fifteen minutes", f"unknown_validity is {validity}, not {LEAST_UNKNOWN_VALIDITY} to {most}"
         )
+
+
+def _check_retention(policy: Policy) -> None:
+    for name in ("archive_cutoff", "retention"):
+        period: timedelta | None = getattr(policy, name)
+        if period is not None and not (_SECOND <= period <= MOST_RETENTION and period % _SECOND == timedelta(0)):
+            raise PolicyError(
+                "RFC 6960 4.4.4", f"{name} is {period}, and has to be whole seconds, at most {MOST_RETENTION.days} days"
+            )
+    kept, claimed = policy.retention, policy.archive_cutoff
+    if kept is not None and claimed is not None and claimed > kept:
+        # The cutoff tells clients how far back our records reach; a record let go sooner would make it untrue.
+        raise PolicyError("RFC 6960 4.4.4", f"archive_cutoff ({claimed}) is longer than retention ({kept})")
 
 
 def _check_public(policy: Policy) -> None:
@@ -102,6 +125,13 @@ def _check_public(policy: Policy) -> None:
     if policy.unassigned is UnassignedAnswer.EXTENDED_REVOKE:
         # The hold it needs is what BR 7.2.2 forbids, and with guessable serials it marks certificates yet to come.
         raise PolicyError("BR 7.2.2 and RFC 6960 5", "extended-revoke is not for a public issuer; use unknown")
+    if policy.require_signed:
+        # Whoever relies on a certificate has to get an authoritative answer, and browsers sign nothing.
+        raise PolicyError("BR 4.9.9", "a public issuer answers everybody, so it cannot ask for signed requests")
+    if policy.retention is not None and policy.retention < LEAST_PUBLIC_RETENTION:
+        raise PolicyError(
+            "BR 4.10.1", f"retention is {policy.retention}, at least {LEAST_PUBLIC_RETENTION} for a public issuer"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +201,41 @@ def _unassigned(freshness: Freshness | None, answer: UnassignedAnswer) -> CertSt
             return EXTENDED_REVOKE
         case _:
             assert_never(answer)
+
+
+def nonce_to_echo(nonce: bytes | None, policy: Policy) -> bytes | None:
+    """Return the nonce that the answer has to repeat: none while that is off, nor one too long to be worth repeating.
+
+    RFC 9654 section 2.1: nonces of 1 to 15 and of 33 to 128 octets may be answered without. Short ones are in use, and
+    repeating them costs nothing.
+    """
+    if nonce is None or policy.nonce is NonceMode.OFF or len(nonce) > MOST_ECHOED_NONCE:
+        return None
+    return nonce
+
+
+def archive_cutoff(status: CertStatus, policy: Policy, *, produced_at: datetime) -> datetime | None:
+    """Return the archive cutoff of an answer, producedAt minus the interval (RFC 6960 section 4.4.4).
+
+    The RFC asks for it in every response of a responder that keeps statuses past expiry, not only for certificates that
+    have expired. Of serials that were never issued nothing is kept, so their answers go without.
+    """
+    if policy.archive_cutoff is None or isinstance(status, Unknown) or status is EXTENDED_REVOKE:
+        return None
+    return whole_second(produced_at) - policy.archive_cutoff
+
+
+def purge_before(policy: Policy, *, public: bool, now: datetime, before: datetime | None) -> datetime | None:
+    """Return the moment such that rows whose notAfter lies before it may be purged; None where nothing may.
+
+    `before` is an operator's word for an issuer that keeps its rows for ever, and can only narrow what the policy of
+    any other allows. The archive cutoff and BR 4.10.1 hold whoever asks.
+    """
+    if policy.retention is None and before is None:
+        return None
+    promised = [policy.retention, policy.archive_cutoff, LEAST_PUBLIC_RETENTION if public else timedelta(0)]
+    latest = whole_second(now) - max(period for period in promised if period is not None)
+    return latest if before is None else min(latest, whole_second(before))
 
 
 def cache_seconds(times: Times, *, now: datetime, max_age: timedelta) -> int:

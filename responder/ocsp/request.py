@@ -28,15 +28,21 @@ _V1: Final = bytes.fromhex("020100")
 _NULL: Final = bytes.fromhex("0500")
 _HASH_OCTETS: Final = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
 
-# Extension OIDs as DER content octets. All of RFC 6960 section 4.4 that a request may carry; we act on none of them,
-# and know each well enough to say that leaving it aside does no harm even where it is marked critical.
+# Extension OIDs as DER content octets: all of RFC 6960 section 4.4 that a request may carry, each where it may. We know
+# each well enough to say that leaving it aside does no harm even where it is marked critical; so the values of all but
+# the nonce are never read, and cannot be wrong. In another place an extension has no meaning that we could know.
 _NONCE: Final = bytes.fromhex("2b0601050507300102")
-_KNOWN_EXTENSIONS: Final = frozenset(
+_OF_THE_REQUEST: Final = frozenset(
     {
         _NONCE,
-        bytes.fromhex("2b0601050507300104"),  # acceptable responses: basic is the only kind there is
-        bytes.fromhex("2b0601050507300107"),  # service locator: we route nothing
+        # Acceptable responses: every client SHALL be able to process the basic kind (RFC 6960 section 4.2.1).
+        bytes.fromhex("2b0601050507300104"),
         bytes.fromhex("2b0601050507300108"),  # preferred signature algorithms: one signer, one algorithm
+    }
+)
+_OF_A_CERTIFICATE: Final = frozenset(
+    {
+        bytes.fromhex("2b0601050507300107"),  # service locator: we are the authoritative responder, or refuse
     }
 )
 
@@ -109,7 +115,7 @@ def _tbs_request(data: bytes, tbs: der.Element, most: int) -> tuple[tuple[CertId
     if part.end == tbs.end:
         return cert_ids, None
     extensions = der.expect(data, _EXPLICIT_2, part.end, tbs.end)
-    return cert_ids, _extensions(data, _only(data, extensions, tbs.end))
+    return cert_ids, _extensions(data, _only(data, extensions, tbs.end), known=_OF_THE_REQUEST)
 
 
 def _request_list(data: bytes, listed: der.Element, most: int) -> tuple[CertId, ...]:
@@ -131,7 +137,7 @@ def _request(data: bytes, request: der.Element) -> CertId:
     cert_id = der.expect(data, der.SEQUENCE, request.value, request.end)
     if cert_id.end != request.end:
         extensions = der.expect(data, _EXPLICIT_0, cert_id.end, request.end)
-        _extensions(data, _only(data, extensions, request.end))
+        _extensions(data, _only(data, extensions, request.end), known=_OF_A_CERTIFICATE)
     return _cert_id(data, cert_id)
 
 
@@ -192,8 +198,8 @@ def _without_padding(before: bytes, number: bytes) -> bytes:
     return der.wrap(der.SEQUENCE, before, der.wrap(der.INTEGER, number[at:]))
 
 
-def _extensions(data: bytes, listed: der.Element) -> bytes | None:
-    """Walk Extensions and return the nonce, if there is one to echo."""
+def _extensions(data: bytes, listed: der.Element, *, known: frozenset[bytes]) -> bytes | None:
+    """Walk Extensions, of which these are `known` where they stand, and return the nonce, if there is one to echo."""
     if listed.tag != der.SEQUENCE:
         raise der.DerError(f"tag {listed.tag:#04x} where Extensions belong")
     seen: set[bytes] = set()
@@ -203,11 +209,11 @@ def _extensions(data: bytes, listed: der.Element) -> bytes | None:
         if oid in seen:
             raise der.DerError("the same extension twice")
         seen.add(oid)
-        if oid == _NONCE:
-            nonce = _nonce(value)
-        elif critical and oid not in _KNOWN_EXTENSIONS:
+        if critical and oid not in known:
             # RFC 6960 section 4.1.2: ignored unless critical. The syntax is fine, so it is not malformed.
             raise Unauthorized(Refusal.CRITICAL_EXTENSION, f"a critical extension not known here, OID {oid.hex()}")
+        if oid == _NONCE and oid in known:
+            nonce = _nonce(value)
     return nonce
 
 

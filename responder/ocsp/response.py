@@ -30,8 +30,11 @@ _UNKNOWN: Final = bytes.fromhex("8200")  # [2] IMPLICIT UnknownInfo, which is NU
 _SUCCESSFUL: Final = bytes.fromhex("0a0100")
 _NO_UNUSED_BITS: Final = b"\x00"
 _ID_PKIX_OCSP_BASIC: Final = bytes.fromhex("06092b0601050507300101")
-# RFC 6960 section 4.4.8: [1] EXPLICIT Extensions with id-pkix-ocsp-extended-revoke alone, value NULL, not critical.
-_EXTENDED_REVOKE: Final = bytes.fromhex("a1133011300f06092b060105050730010904020500")
+# RFC 6960 section 4.4.8: id-pkix-ocsp-extended-revoke, value NULL, not critical; and Extensions with nothing else.
+_EXTENDED_REVOKE: Final = bytes.fromhex("300f06092b060105050730010904020500")
+_EXTENDED_REVOKE_ALONE: Final = bytes.fromhex("a1133011") + _EXTENDED_REVOKE
+_ID_PKIX_OCSP_NONCE: Final = bytes.fromhex("06092b0601050507300102")
+_ID_PKIX_OCSP_ARCHIVE_CUTOFF: Final = bytes.fromhex("06092b0601050507300106")
 
 
 def error_response(status: ResponseStatus) -> bytes:
@@ -49,11 +52,13 @@ class SingleAnswer:
     """One SingleResponse to be: the CertID to echo, what is said, and its own nextUpdate where that is not the usual.
 
     A request may ask for a certificate of ours and for an unassigned serial; the latter's answer ends sooner.
+    `archive_cutoff` is the date back to which statuses are kept past expiry (RFC 6960 section 4.4.4), where it is said.
     """
 
     cert_id: bytes
     status: CertStatus
     next_update: datetime | None = None
+    archive_cutoff: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,17 @@ class ResponseParts:
         certificates = der.wrap(_EXPLICIT_0, der.wrap(der.SEQUENCE, certificate)) if embed else b""
         return cls(der.wrap(_BY_KEY, der.wrap(der.OCTET_STRING, key_hash)), algorithm, certificates)
 
-    def tbs(self, singles: Sequence[SingleAnswer], *, times: Times, extended_revoke: bool = False) -> bytes:
+    def tbs(
+        self,
+        singles: Sequence[SingleAnswer],
+        *,
+        times: Times,
+        extended_revoke: bool = False,
+        nonce: bytes | None = None,
+    ) -> bytes:
         """Return the ResponseData to sign. producedAt is thisUpdate, so both readings of RFC 9919 section 7.2 hold.
+
+        `nonce` is the one to repeat: the octets inside the request's Nonce, without tag and length.
 
         ResponseData ::= SEQUENCE { version [0] EXPLICIT Version DEFAULT v1, responderID ResponderID,
                                     producedAt GeneralizedTime, responses SEQUENCE OF SingleResponse,
@@ -96,7 +110,7 @@ class ResponseParts:
             self.responder_id,
             this_update,
             der.wrap(der.SEQUENCE, *responses),
-            _EXTENDED_REVOKE if extended_revoke else b"",
+            _response_extensions(extended_revoke, nonce) if extended_revoke or nonce is not None else b"",
         )
 
     def assemble(self, tbs: bytes, signature: bytes) -> bytes:
@@ -112,13 +126,33 @@ class ResponseParts:
         return der.wrap(der.SEQUENCE, _SUCCESSFUL, der.wrap(_EXPLICIT_0, response_bytes))
 
 
+def _response_extensions(extended_revoke: bool, nonce: bytes | None) -> bytes:
+    # Extensions ::= SEQUENCE OF Extension
+    # Extension ::= SEQUENCE { extnID OBJECT IDENTIFIER, critical BOOLEAN DEFAULT FALSE, extnValue OCTET STRING }
+    # Nonce ::= OCTET STRING (SIZE(1..128)), RFC 9654 section 2.1
+    if nonce is None:
+        return _EXTENDED_REVOKE_ALONE
+    value = der.wrap(der.OCTET_STRING, der.wrap(der.OCTET_STRING, nonce))
+    extension = der.wrap(der.SEQUENCE, _ID_PKIX_OCSP_NONCE, value)
+    return der.wrap(_EXPLICIT_1, der.wrap(der.SEQUENCE, extension, _EXTENDED_REVOKE if extended_revoke else b""))
+
+
 def _single_response(answer: SingleAnswer, this_update: bytes, next_update: bytes) -> bytes:
     # SingleResponse ::= SEQUENCE { certID CertID, certStatus CertStatus, thisUpdate GeneralizedTime,
     #                               nextUpdate [0] EXPLICIT GeneralizedTime OPTIONAL,
     #                               singleExtensions [1] EXPLICIT Extensions OPTIONAL }
     if answer.next_update is not None:
         next_update = der.wrap(_EXPLICIT_0, _time(answer.next_update))
-    return der.wrap(der.SEQUENCE, answer.cert_id, _cert_status(answer.status), this_update, next_update)
+    extensions = b"" if answer.archive_cutoff is None else _single_extensions(answer.archive_cutoff)
+    return der.wrap(der.SEQUENCE, answer.cert_id, _cert_status(answer.status), this_update, next_update, extensions)
+
+
+@lru_cache(maxsize=1024)
+def _single_extensions(archive_cutoff: datetime) -> bytes:
+    # ArchiveCutoff ::= GeneralizedTime, RFC 6960 section 4.4.4. All answers of a second have the same one.
+    value = der.wrap(der.OCTET_STRING, _time(archive_cutoff))
+    extension = der.wrap(der.SEQUENCE, _ID_PKIX_OCSP_ARCHIVE_CUTOFF, value)
+    return der.wrap(_EXPLICIT_1, der.wrap(der.SEQUENCE, extension))
 
 
 def _cert_status(status: CertStatus) -> bytes:

@@ -5,6 +5,7 @@ Knows where a CertID, a signature and nothing else has to be exchanged. Called b
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from responder.ocsp.policy import Times
@@ -58,6 +59,7 @@ class Series:
 
     parts: ResponseParts
     times: Times
+    archive_cutoff: datetime | None = None  # as policy.archive_cutoff has it for these times
     _tbs: dict[tuple[int, CertStatus], tuple[bytes, bytes]] = field(default_factory=dict)
     _whole: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
 
@@ -66,7 +68,9 @@ class Series:
         form = len(cert_id), status
         around = self._tbs.get(form)
         if around is None:
-            whole = self.parts.tbs([SingleAnswer(cert_id, status)], times=self.times)
+            whole = self.parts.tbs(
+                [SingleAnswer(cert_id, status, archive_cutoff=self.archive_cutoff)], times=self.times
+            )
             before, _, after = whole.partition(cert_id)
             if len(self._tbs) >= _MOST_FORMS:
                 self._tbs.clear()

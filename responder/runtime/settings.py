@@ -19,7 +19,7 @@ from responder.runtime.logs import Level
 DSN_VARIABLE: Final = "OCSP_DATABASE_DSN"
 
 # What nobody means, and what calendars and intervals cannot hold.
-_LONGEST: Final = timedelta(days=3660)
+_LONGEST: Final = timedelta(days=36525)
 _DURATION: Final = re.compile(r"([0-9]{1,15})\s*(ms|s|m|h|d)")
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)

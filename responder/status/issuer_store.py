@@ -12,7 +12,7 @@ from typing import Any
 
 from responder.runtime.db import Connection
 from responder.status.issuers import CaCertificate, Issuer, IssuerSet
-from responder.status.model import Policy, UnassignedAnswer
+from responder.status.model import NonceMode, Policy, UnassignedAnswer
 from responder.status.signers import KeyKind, SignerRecord, SignerState, key_kind
 
 
@@ -21,7 +21,11 @@ async def load_issuers(connection: Connection) -> IssuerSet:
     rows = await connection.execute(
         """
         SELECT i.issuer_id, i.name, i.public, i.direct_signing, i.validity_seconds, i.refresh_seconds,
-               i.max_age_seconds, i.unassigned, i.unknown_validity_seconds, c.der
+               i.max_age_seconds, i.unassigned, i.unknown_validity_seconds, i.nonce, i.archive_cutoff_seconds,
+               i.retention_seconds, i.require_signed,
+               ARRAY (SELECT r.der FROM ocsp.requester_ca r
+                      WHERE r.issuer_id = i.issuer_id AND r.removed_at IS NULL ORDER BY r.added_at),
+               c.der
         FROM ocsp.issuer i JOIN ocsp.issuer_certificate c USING (issuer_id)
         ORDER BY i.issuer_id, c.added_at
         """
@@ -35,15 +39,24 @@ async def load_issuers(connection: Connection) -> IssuerSet:
 
 
 def _issuer(issuer_id: int, columns: tuple[Any, ...], certificates: list[CaCertificate]) -> Issuer:
-    name, public, direct_signing, validity, refresh, max_age, unassigned, unknown_validity = columns
+    name, public, direct_signing, validity, refresh, max_age, unassigned, unknown_validity, *more = columns
+    nonce, archive_cutoff, retention, require_signed, requester_cas = more
     policy = Policy(
         validity=timedelta(seconds=validity),
         refresh=timedelta(seconds=refresh),
         max_age=timedelta(seconds=max_age),
         unassigned=UnassignedAnswer(unassigned),
         unknown_validity=timedelta(seconds=unknown_validity),
+        nonce=NonceMode(nonce),
+        archive_cutoff=_period(archive_cutoff),
+        retention=_period(retention),
+        require_signed=require_signed,
     )
-    return Issuer(issuer_id, name, public, direct_signing, policy, tuple(certificates))
+    return Issuer(issuer_id, name, public, direct_signing, policy, tuple(certificates), tuple(requester_cas))
+
+
+def _period(seconds: int | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 async def load_signers(connection: Connection, states: Iterable[SignerState]) -> tuple[SignerRecord, ...]:
@@ -120,10 +133,11 @@ async def insert_issuer(
         """
         INSERT INTO ocsp.issuer (name, spki, spki_sha256, key_sha1, key_sha256, key_sha384, key_sha512, public,
                                  direct_signing, validity_seconds, refresh_seconds, max_age_seconds, unassigned,
-                                 unknown_validity_seconds)
+                                 unknown_validity_seconds, nonce, archive_cutoff_seconds, retention_seconds,
+                                 require_signed)
         VALUES (%(name)s, %(spki)s, %(spki_sha256)s, %(key_sha1)s, %(key_sha256)s, %(key_sha384)s, %(key_sha512)s,
                 %(public)s, %(direct_signing)s, %(validity)s, %(refresh)s, %(max_age)s, %(unassigned)s,
-                %(unknown_validity)s)
+                %(unknown_validity)s, %(nonce)s, %(archive_cutoff)s, %(retention)s, %(require_signed)s)
         RETURNING issuer_id
         """,
         {
@@ -163,27 +177,62 @@ async def insert_issuer_certificate(connection: Connection, issuer_id: int, cert
     return rows.rowcount == 1
 
 
-async def update_policy(connection: Connection, issuer_id: int, policy: Policy) -> None:
-    """Change how an issuer's answers are made."""
+async def update_policy(connection: Connection, issuer_id: int, policy: Policy, *, public: bool) -> None:
+    """Change how an issuer's answers are made, and whether the Baseline Requirements bind it."""
     await connection.execute(
         """
         UPDATE ocsp.issuer
-        SET validity_seconds = %(validity)s, refresh_seconds = %(refresh)s, max_age_seconds = %(max_age)s,
-            unassigned = %(unassigned)s, unknown_validity_seconds = %(unknown_validity)s
+        SET public = %(public)s, validity_seconds = %(validity)s, refresh_seconds = %(refresh)s,
+            max_age_seconds = %(max_age)s, unassigned = %(unassigned)s, unknown_validity_seconds = %(unknown_validity)s,
+            nonce = %(nonce)s, archive_cutoff_seconds = %(archive_cutoff)s, retention_seconds = %(retention)s,
+            require_signed = %(require_signed)s
         WHERE issuer_id = %(issuer_id)s
         """,
-        {"issuer_id": issuer_id} | _policy_columns(policy),
+        {"issuer_id": issuer_id, "public": public} | _policy_columns(policy),
     )
 
 
 def _policy_columns(policy: Policy) -> dict[str, Any]:
     return {
-        "validity": int(policy.validity.total_seconds()),
-        "refresh": int(policy.refresh.total_seconds()),
-        "max_age": int(policy.max_age.total_seconds()),
+        "validity": _seconds(policy.validity),
+        "refresh": _seconds(policy.refresh),
+        "max_age": _seconds(policy.max_age),
         "unassigned": policy.unassigned.value,
-        "unknown_validity": int(policy.unknown_validity.total_seconds()),
+        "unknown_validity": _seconds(policy.unknown_validity),
+        "nonce": policy.nonce.value,
+        "archive_cutoff": _seconds(policy.archive_cutoff),
+        "retention": _seconds(policy.retention),
+        "require_signed": policy.require_signed,
     }
+
+
+def _seconds(period: timedelta | None) -> int | None:
+    return None if period is None else int(period.total_seconds())
+
+
+async def insert_requester_ca(connection: Connection, issuer_id: int, certificate: bytes) -> bool:
+    """Let clients of this CA (DER) sign requests about an issuer, and return whether they could not before."""
+    rows = await connection.execute(
+        """
+        INSERT INTO ocsp.requester_ca AS r (issuer_id, sha256, der)
+        VALUES (%(issuer_id)s, sha256(%(der)s), %(der)s)
+        ON CONFLICT (issuer_id, sha256) DO UPDATE SET removed_at = NULL WHERE r.removed_at IS NOT NULL
+        """,
+        {"issuer_id": issuer_id, "der": certificate},
+    )
+    return rows.rowcount == 1
+
+
+async def remove_requester_ca(connection: Connection, issuer_id: int, certificate: bytes) -> bool:
+    """Let clients of this CA (DER) sign requests about an issuer no longer, and return whether they could before."""
+    rows = await connection.execute(
+        """
+        UPDATE ocsp.requester_ca SET removed_at = clock_timestamp()
+        WHERE issuer_id = %(issuer_id)s AND sha256 = sha256(%(der)s) AND removed_at IS NULL
+        """,
+        {"issuer_id": issuer_id, "der": certificate},
+    )
+    return rows.rowcount == 1
 
 
 async def insert_signer(

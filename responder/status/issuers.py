@@ -116,6 +116,8 @@ class Issuer:
     direct_signing: bool
     policy: Policy
     certificates: tuple[CaCertificate, ...]
+    # DER of the CAs under which clients sign their requests, where the policy asks for signed ones.
+    requester_cas: tuple[bytes, ...] = ()
 
     @property
     def spki(self) -> bytes:

@@ -219,15 +219,28 @@ class UnassignedAnswer(enum.StrEnum):
     EXTENDED_REVOKE = "extended-revoke"  # RFC 6960 section 2.2; refused for public issuers
 
 
+class NonceMode(enum.StrEnum):
+    """What an issuer does with a nonce in a request (RFC 9654)."""
+
+    OFF = "off"  # answers without it, from memory where it can (RFC 9919 section 3.2.1)
+    ECHO = "echo"  # repeats it, in an answer signed for this one request
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How an issuer's answers are timed. Periods count whole seconds, the last one included (BR 4.9.9)."""
+    """How an issuer's answers are made. Periods count whole seconds, the last one included (BR 4.9.9)."""
 
     validity: timedelta  # thisUpdate to nextUpdate, both seconds included
     refresh: timedelta  # age at which an answer is signed anew
     max_age: timedelta  # the most a shared cache may keep an answer
     unassigned: UnassignedAnswer
     unknown_validity: timedelta  # validity of a signed unknown
+    nonce: NonceMode = NonceMode.OFF
+    archive_cutoff: timedelta | None = (
+        None  # how long past expiry statuses are vouched for; None: nothing is said of it
+    )
+    retention: timedelta | None = None  # how long past expiry rows are kept before `cert purge`; None: for ever
+    require_signed: bool = False  # answer only requests signed under a CA that the operator named for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

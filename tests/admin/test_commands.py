@@ -95,7 +95,8 @@ def test_an_issuer_is_added_once_and_listed(desk: Desk) -> None:
     assert listed["subjects"] == ["CN=Desk CA"]
     assert listed["policy"] == {
         "validity_seconds": 345600, "refresh_seconds": 129600, "max_age_seconds": 3600,
-        "unknown_validity_seconds": 600, "unassigned": "unknown",
+        "unknown_validity_seconds": 600, "unassigned": "unknown", "nonce": "off", "archive_cutoff_seconds": None,
+        "retention_seconds": None, "require_signed": False,
     }  # fmt: skip
     assert listed["signer"]["key_location"] == f"file:{(desk.folder / 'signer.key').resolve()}"
     assert desk.ok("issuer", "list").startswith("ca: public, signer until ")
@@ -131,11 +132,16 @@ def test_a_policy_is_changed_within_the_rules_and_refused_naming_the_rule_outsid
         (("--unknown-validity", "16m"), "BR 4.9.9, fifteen minutes"),
         (("--unassigned", "extended-revoke"), "BR 7.2.2"),
         (("--max-age", "25h"), "RFC 9919 7.2"),
+        (("--signed-requests", "required"), "BR 4.9.9"),
+        (("--retention", "86399s"), "BR 4.10.1"),
+        (("--retention", "30d", "--archive-cutoff", "31d"), "RFC 6960 4.4.4"),
     ):
         assert rule in desk.refused("issuer", "set", "ca", *options)
     (after,) = json.loads(desk.ok("issuer", "list", "--json"))["issuers"]
     assert after == listed
     assert "a duration is a number and a unit" in desk.misused("issuer", "set", "ca", "--validity", "96")
+    assert "or forever" in desk.misused("issuer", "set", "ca", "--retention", "off")
+    assert "neither ignored nor required" in desk.misused("issuer", "set", "ca", "--signed-requests", "yes")
     assert "there is no issuer 'cb'; known: ca" in desk.refused("issuer", "set", "cb", "--validity", "3d")
 
 

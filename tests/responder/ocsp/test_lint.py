@@ -7,7 +7,7 @@ Wrong answers are forged with asn1crypto from right ones and signed again, so th
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from asn1crypto import core as asn1_core
@@ -374,9 +374,25 @@ def test_an_extended_revoke_with_extensions_of_its_own_is_refused() -> None:
     refused(PRIVATE, PRIVATE.parts.assemble(tbs, sign(KEY, tbs)), asked, rules.EXTENDED)
 
 
-def test_a_single_extension_that_the_rules_allow_passes() -> None:
-    answer = forge(single_extension("1.3.6.1.5.5.7.48.1.6", time("20200101000000Z")), status=Good())
-    PUBLIC.lint(answer, PUBLIC.asked(1))
+def test_an_archive_cutoff_passes_where_the_policy_has_that_very_one_and_nothing_else_does() -> None:
+    cutoff = datetime(2020, 1, 1, tzinfo=UTC)
+    policy = replace(DEFAULT_POLICY, archive_cutoff=NOW - cutoff)
+    world = replace(PUBLIC, issuer=CA.issuer(policy=policy))
+    right = forge(single_extension("1.3.6.1.5.5.7.48.1.6", time("20200101000000Z")), status=Good())
+    world.lint(right, world.asked(1))
+    refused(PUBLIC, right, PUBLIC.asked(1), rules.ARCHIVE_CUTOFF)
+    refused(world, world.answer(world.asked(1), Good()), world.asked(1), rules.ARCHIVE_CUTOFF)
+    for oid, value in (("1.3.6.1.5.5.7.48.1.6", "20200101000001Z"), ("1.2.3.4", "20200101000000Z")):
+        wrong = forge(single_extension(oid, time(value)), status=Good())
+        refused(world, wrong, world.asked(1), rules.ARCHIVE_CUTOFF)
+
+
+def test_an_unassigned_serial_is_answered_without_an_archive_cutoff() -> None:
+    world = replace(PUBLIC, issuer=CA.issuer(policy=replace(DEFAULT_POLICY, archive_cutoff=DAY)))
+    world.lint(world.answer(world.asked(1), Unknown()), world.asked(1))
+    yesterday = (NOW - DAY).strftime("%Y%m%d%H%M%SZ")
+    wrong = forge(single_extension("1.3.6.1.5.5.7.48.1.6", time(yesterday)), status=Unknown())
+    refused(world, wrong, world.asked(1), rules.ARCHIVE_CUTOFF)
 
 
 def general_time(text: str) -> bytes:

@@ -53,7 +53,7 @@ def _serve(given: argparse.Namespace) -> int:
     passphrase(settings.signing, path=given.config)
     keys = Keys(passphrase=partial(passphrase, settings.signing, path=given.config))
     asyncio.run(check_start(settings, keys, dsn=dsn, path=given.config))
-    Server(settings, keys, dsn=dsn).run()
+    Server(settings, keys, dsn=dsn, path=given.config).run()
     return 0
 
 

@@ -55,6 +55,16 @@ class SigningSettings(Section, frozen=True, kw_only=True):
     passphrase_file: str = ""
 
 
+class PrivateSettings(Section, frozen=True, kw_only=True):
+    """[private]"""
+
+    #: Where /healthz, /readyz and /metrics are: "127.0.0.1:9690" or "unix:/run/foundling/private.sock". Empty: nowhere.
+    #: A socket that systemd passes under the name `private` wins over it.
+    bind: str = ""
+    #: While this file is there, /readyz says 503 so that balancers send no more requests; those that come are answered.
+    drain_file: str = "/etc/foundling/drain"
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -62,6 +72,7 @@ class Settings(Section, frozen=True, kw_only=True):
     http: HttpSettings = HttpSettings()
     cache: CacheSettings = CacheSettings()
     signing: SigningSettings = SigningSettings()
+    private: PrivateSettings = PrivateSettings()
     log: LogSettings = LogSettings()
 
 

@@ -90,8 +90,11 @@ class Counts:
     not_modified: int = 0
     database_errors: int = 0
     signing_errors: int = 0
-    lines_dropped: int = 0
+    log_lines_dropped: int = 0
     unanswered_dropped: int = 0
+    audit_entries: int = 0
+    audit_failures: int = 0
+    audit_entries_lost: int = 0
     tallies: dict[Kind, Tally] = field(default_factory=dict)
 
     def tally(self, *, outcome: str, hash_name: str | None, octets: int, this_update: datetime) -> Tally:

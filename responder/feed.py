@@ -68,7 +68,12 @@ class Feed:
     @property
     def is_fresh(self) -> bool:
         """Whether the last reading is recent enough to vouch for what is cached."""
-        return time.monotonic() - self._read_at <= BOUND
+        return self.age <= BOUND
+
+    @property
+    def age(self) -> float:
+        """How long ago the last reading began (seconds), infinite before the first."""
+        return time.monotonic() - self._read_at
 
     def note_unanswered(self, key: Key, answer: str) -> None:
         """Remember that a certificate was asked for and not known, to be written down with the next reading."""

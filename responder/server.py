@@ -8,7 +8,6 @@ import asyncio
 import gc
 import logging
 import os
-import socket
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, Final
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.util import parse_address
 from uvicorn_worker import UvicornWorker
 
 from responder import config
@@ -25,19 +23,22 @@ from responder.app import create_app
 from responder.asgi import Asgi, Receive, Scope, Send
 from responder.cache import Cache
 from responder.config import Settings
+from responder.counting import Counts
 from responder.fastpath import FastPath
 from responder.feed import Feed
 from responder.front import Front
 from responder.lookups import LookUps
+from responder.oversight import Shared, Watched, overseen
 from responder.replica import Replica
 from responder.runtime.db import Database, connect_once
 from responder.runtime.logs import get_logger
-from responder.runtime.settings import SettingsError
 from responder.runtime.systemd import notify
 from responder.service import Service
 from responder.signing.holder import KeyringHolder
 from responder.signing.keyring import admit_listed, list_signers
 from responder.signing.keys import Keys
+from responder.snapshots import Snapshots
+from responder.sockets import check_addresses, private_listener
 from responder.status.migrate import check_schema
 from responder.status.store import freshness
 
@@ -69,7 +70,7 @@ async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -
     keyring = await admit_listed(listed, keys, now=datetime.now(UTC))
     await keys.close()
     keyring.check_usable()
-    check_address(settings.http.bind, path=path)
+    check_addresses(public=settings.http.bind, private=settings.private.bind, path=path)
     for each in keyring.refused:
         _log.error("signer.refused", detail=str(each.why), meaning=each.meaning)
     for issuer in keyring.issuers.all:
@@ -82,30 +83,16 @@ async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -
         _log.warning("sources.none_required", meaning="nothing backs an `unknown`: it is given without waiting")
 
 
-def check_address(bind: str, *, path: Path) -> None:
-    """Raise SettingsError where nobody could listen. gunicorn would try for five seconds and say so in ten lines."""
-    if "LISTEN_FDS" in os.environ:
-        return
-    try:
-        address = parse_address(bind)
-        if isinstance(address, tuple):
-            family, kind, protocol, _, found = socket.getaddrinfo(address[0], None, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((found[0], address[1]))
-    except (OSError, OverflowError, RuntimeError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        raise SettingsError(f"{path}: [http] bind: cannot listen on {bind!r}: {reason}") from exc
-
-
 class Responder:
     """The ASGI application of one worker: opens everything at startup, in the process that will use it."""
 
-    def __init__(self, settings: Settings, keys: Keys, *, dsn: str) -> None:
+    def __init__(self, settings: Settings, keys: Keys, *, dsn: str, shared: Shared) -> None:
         """Remember what to open."""
         self._settings = settings
         self._keys = keys
         self._dsn = dsn
+        self._shared = shared
+        self._counts = Counts()
         self._stack = AsyncExitStack()
         self._cache = Cache(most=settings.cache.most_answers)
         self._app: Asgi | None = None
@@ -149,6 +136,10 @@ class Responder:
         _spare_the_collector()
         for endless in (feed.run(), holder.try_refused_again(), self.front.sweep()):
             self._stack.push_async_callback(_stop, asyncio.create_task(endless))
+        watched = Watched(
+            database=database, feed=feed, cache=self._cache, keyring=holder.current, counts=self._counts, clock=_now
+        )
+        await self._stack.enter_async_context(overseen(watched, self._shared, self._settings.private))
 
     async def _open_database(self, dsn: str, most: int) -> Database:
         database = Database(dsn, application="ocsp-responder", most=most, timeout=_PATIENCE)
@@ -194,7 +185,19 @@ class _QuietLogger(Logger):  # type: ignore[misc] # ships no types
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc] # ships no types
-    """gunicorn's master, which also tells systemd's watchdog that it turns."""
+    """gunicorn's master, which also tells systemd's watchdog that it turns, and adds up what ended workers counted."""
+
+    def __init__(self, app: "Server", shared: Shared) -> None:
+        """Serve the application."""
+        super().__init__(app)
+        self._shared = shared
+
+    def reap_workers(self) -> None:
+        """Learn which workers have ended. Their numbers cannot be used again before this, so no two are confused."""
+        try:
+            super().reap_workers()
+        finally:
+            self._shared.snapshots.bury_all_but(self.WORKERS)
 
     def murder_workers(self) -> None:
         """Replace workers that hang: gunicorn does this about once a second, so it is a sign of life."""
@@ -205,10 +208,13 @@ class _Arbiter(Arbiter):  # type: ignore[misc] # ships no types
 class Server(BaseApplication):  # type: ignore[misc] # ships no types
     """gunicorn, configured by our settings and nothing else: no gunicorn file, no GUNICORN_CMD_ARGS."""
 
-    def __init__(self, settings: Settings, keys: Keys, *, dsn: str) -> None:
+    def __init__(self, settings: Settings, keys: Keys, *, dsn: str, path: Path) -> None:
         """Remember the settings; the parent's constructor asks for them right away."""
         self._settings = settings
-        self._responder = Responder(settings, keys, dsn=dsn)
+        self._keys = keys
+        self._dsn = dsn
+        self._path = path
+        self._shared: Shared | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -231,11 +237,21 @@ class Server(BaseApplication):  # type: ignore[misc] # ships no types
 
     def load(self) -> Responder:
         """Return the application; gunicorn asks for it in each worker."""
-        return self._responder
+        if self._shared is None:
+            raise RuntimeError("there is nothing to load before run()")
+        return Responder(self._settings, self._keys, dsn=self._dsn, shared=self._shared)
 
     def run(self) -> None:
-        """Run until SIGTERM."""
-        _Arbiter(self).run()
+        """Run until SIGTERM. Raises SettingsError where the private address cannot be listened on."""
+        master = os.getpid()
+        private = private_listener(self._settings.private.bind, path=self._path)
+        self._shared = Shared(Snapshots.create(), private)
+        try:
+            _Arbiter(self, self._shared).run()
+        finally:
+            # Workers are forks of this very frame, and leave through it too.
+            if os.getpid() == master:
+                self._shared.snapshots.remove()
 
 
 def _spare_the_collector() -> None:

@@ -40,10 +40,11 @@ Find = Callable[[str], str]
 PASSPHRASE = b"of a signer in a sandbox"
 
 
-def test_the_three_units_are_there() -> None:
+def test_the_units_are_there() -> None:
     assert [unit.name for unit in UNITS] == [
         "ocsp-reconciler.service",
         "ocsp-responder.service",
+        "ocsp-responder-private.socket",
         "ocsp-responder.socket",
     ]
 

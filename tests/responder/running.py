@@ -19,6 +19,7 @@ from typing import Any, Final
 import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from prometheus_client.parser import text_string_to_metric_families
 from psycopg import conninfo
 
 from demo.ca import Authority, PrivateKey, write_key
@@ -32,7 +33,7 @@ from responder.status.model import FilePlace, Policy, Reason, Revoked, Sighting,
 from responder.status.precert import prove
 from responder.status.record import record_issued
 from responder.status.signers import SignerState
-from tests.responder.asking import Reply, ask, request_for
+from tests.responder.asking import Reply, ask, get, request_for
 
 START: Final = 30.0
 
@@ -270,6 +271,48 @@ def running(
     assert process.returncode == 0, log.read_text()[-4000:]
     assert "Traceback" not in log.read_text(), log.read_text()[-4000:]
     started.lines()
+
+
+@dataclass(frozen=True)
+class Private:
+    """The private address of a responder, as those who watch it use it."""
+
+    port: int
+
+    @property
+    def settings(self) -> str:
+        return f'[private]\nbind = "127.0.0.1:{self.port}"\n'
+
+    def get(self, path: str) -> Reply:
+        return get(self.port, path.encode())
+
+    def ready(self) -> dict[str, Any]:
+        """What /readyz says; the status and the word agree."""
+        reply = self.get("/readyz")
+        told: dict[str, Any] = json.loads(reply.body)
+        assert reply.status == (200 if told["ready"] else 503)
+        return told
+
+    def states(self) -> dict[str, str]:
+        return {name: check["state"] for name, check in self.ready()["checks"].items()}
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Every sample, by its name and the values of its labels in the order of their names."""
+        families = text_string_to_metric_families(self.get("/metrics").body.decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {
+            (each.name, *(value for _, value in sorted(each.labels.items()))): each.value for each in samples
+        }  # fmt: skip
+
+    def sum_of(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        families = text_string_to_metric_families(self.get("/metrics").body.decode())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 def answers(started: Running) -> bool:

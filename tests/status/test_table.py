@@ -26,7 +26,7 @@ from tests.status.conftest import Owner
 
 THEN = datetime(2026, 3, 1, 12, 30, 15, tzinfo=UTC)
 LATER = datetime.now(UTC) + timedelta(days=90)
-EXPIRED = datetime.now(UTC) - timedelta(days=1)
+EXPIRED = datetime.now(UTC) - timedelta(days=2)
 
 
 def insert(

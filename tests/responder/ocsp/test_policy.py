@@ -19,11 +19,13 @@ from responder.ocsp.policy import (
     check_policy,
     decide,
     plan_times,
+    purge_before,
     stale_seconds,
 )
 from responder.status.model import (
     Freshness,
     Good,
+    NonceMode,
     Pending,
     Policy,
     Purged,
@@ -56,6 +58,10 @@ LAWFUL_PUBLIC: dict[str, Policy] = {
     "a minute of unknown": changed(unknown_validity=M),
     "fifteen minutes of unknown": changed(unknown_validity=15 * M),
     "unauthorized for unassigned serials": changed(unassigned=UnassignedAnswer.UNAUTHORIZED),
+    "nonces echoed": changed(nonce=NonceMode.ECHO),
+    "rows kept for a day": changed(retention=D),
+    "an archive cutoff as long as rows are kept": changed(retention=30 * D, archive_cutoff=30 * D),
+    "an archive cutoff and rows kept for ever": changed(archive_cutoff=36525 * D),
 }
 
 
@@ -73,6 +79,14 @@ REFUSED_FOR_ALL: dict[str, tuple[Policy, str]] = {
     "max_age beyond refresh": (changed(refresh=H, max_age=H + S), "RFC 9919 7.2"),
     "unknown for 59 seconds": (changed(unknown_validity=59 * S), "BR 4.9.9, fifteen minutes"),
     "unknown for an hour and a second": (changed(unknown_validity=H + S), "BR 4.9.9, fifteen minutes"),
+    "no retention at all": (changed(retention=timedelta(0)), "RFC 6960 4.4.4"),
+    "an archive cutoff in the future": (changed(archive_cutoff=-D), "RFC 6960 4.4.4"),
+    "an archive cutoff of half a second": (changed(archive_cutoff=S / 2), "RFC 6960 4.4.4"),
+    "an archive cutoff before there were computers": (changed(archive_cutoff=36525 * D + S), "RFC 6960 4.4.4"),
+    "an archive cutoff that reaches past retention": (
+        changed(retention=30 * D, archive_cutoff=30 * D + S),
+        "RFC 6960 4.4.4",
+    ),
 }
 
 
@@ -252,3 +266,58 @@ def test_stale_answers_end_before_next_update_however_late_they_came_to_the_cach
     if seconds > 0:
         last = at + (max_age + seconds + MOST_SECONDS_ON_ITS_WAY) * S
         assert times.next_update - S < last <= times.next_update
+
+
+# ---------------------------------------------------------------------------------------- what a public issuer may not
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [
+        (changed(require_signed=True), "BR 4.9.9"),
+        (changed(retention=D - S), "BR 4.10.1"),
+        (changed(unassigned=UnassignedAnswer.EXTENDED_REVOKE), "BR 7.2.2 and RFC 6960 5"),
+    ],
+    ids=["signed requests", "rows kept for less than a day", "extended revoke"],
+)
+def test_what_a_private_issuer_may_is_refused_for_a_public_one_with_the_rule(policy: Policy, rule: str) -> None:
+    check_policy(policy, public=False)
+    with pytest.raises(PolicyError) as refused:
+        check_policy(policy, public=True)
+    assert refused.value.rule == rule
+
+
+# ----------------------------------------------------------------------------------------------------------- purging
+
+
+@pytest.mark.parametrize(
+    ("policy", "public", "before", "until"),
+    [
+        (changed(), True, None, None),
+        (changed(archive_cutoff=D), False, None, None),
+        (changed(retention=30 * D), True, None, NOW - 30 * D),
+        (changed(retention=H), False, None, NOW - H),
+        (changed(), False, NOW - H, NOW - H),
+        (changed(), False, NOW + H, NOW),
+        (changed(), True, NOW, NOW - D),
+        (changed(archive_cutoff=9 * D), True, NOW - 8 * D, NOW - 9 * D),
+        (changed(retention=30 * D), True, NOW - D, NOW - 30 * D),
+        (changed(retention=30 * D), True, NOW - 40 * D, NOW - 40 * D),
+    ],
+    ids=[
+        "kept for ever",
+        "an archive cutoff is no retention",
+        "after retention",
+        "after an hour",
+        "as asked",
+        "never before expiry",
+        "a public issuer's not within a day",
+        "not what the archive cutoff vouches for",
+        "not sooner than retention",
+        "narrower than retention",
+    ],
+)
+def test_rows_may_be_purged_up_to_the_moment_that_every_promise_leaves(
+    policy: Policy, public: bool, before: datetime | None, until: datetime | None
+) -> None:
+    assert purge_before(policy, public=public, now=NOW.replace(microsecond=7), before=before) == until

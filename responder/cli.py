@@ -5,18 +5,16 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from responder.config import load_settings, passphrase, to_primary, workers
+from responder.config import load_settings, to_primary, workers
 from responder.errors import SignerRefused
 from responder.runtime import logs
 from responder.runtime.db import DatabaseError
 from responder.runtime.settings import SettingsError, database_dsn
-from responder.server import Server, check_start
-from responder.signing.keys import Keys
+from responder.server import Server, check_start, signing_keys
 from responder.status.issuers import IssuerError
 from responder.status.migrate import SchemaError
 
@@ -50,8 +48,7 @@ def _serve(given: argparse.Namespace) -> int:
     settings = load_settings(given.config)
     logs.configure(settings.log.level, process="ocsp-responder")
     dsn = to_primary(database_dsn(settings.database, path=given.config))
-    passphrase(settings.signing, path=given.config)
-    keys = Keys(passphrase=partial(passphrase, settings.signing, path=given.config))
+    keys = signing_keys(settings.signing, path=given.config)
     asyncio.run(check_start(settings, keys, dsn=dsn, path=given.config))
     Server(settings, keys, dsn=dsn, path=given.config).run()
     return 0
@@ -60,6 +57,6 @@ def _serve(given: argparse.Namespace) -> int:
 def _check_config(given: argparse.Namespace) -> int:
     settings = load_settings(given.config)
     database_dsn(settings.database, path=given.config)
-    passphrase(settings.signing, path=given.config)
+    signing_keys(settings.signing, path=given.config)
     print(f"{settings.http.bind}, {workers(settings.http)} workers, {settings.cache.most_answers} answers each")
     return 0

@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 from psycopg import conninfo
 
-from responder.runtime.settings import DatabaseSettings, LogSettings, Section, SettingsError, load
+from responder.runtime.settings import DatabaseSettings, Duration, LogSettings, Section, SettingsError, load
 
 
 class PrimaryAndReplica(DatabaseSettings, frozen=True, kw_only=True):
@@ -53,6 +53,15 @@ class SigningSettings(Section, frozen=True, kw_only=True):
     #: A file with the passphrase of encrypted signer keys. Default: the systemd credential `signer-passphrase`, where
     #: there is one.
     passphrase_file: str = ""
+    #: A file with the PIN of tokens whose URI has no pin-source. Default: the systemd credential `signer-pin`, where
+    #: there is one.
+    pin_file: str = ""
+    #: Signatures that a worker asks of one key on a token at a time, each through a process and a session of its own.
+    sessions: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    #: Requests of a worker that may wait for one key on a token. What comes on top is answered tryLater at once.
+    most_waiting: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 256
+    #: How long a token may take for a signature before the session is given up and opened anew.
+    token_timeout: Duration = Duration(seconds=2)
 
 
 class PrivateSettings(Section, frozen=True, kw_only=True):
@@ -96,13 +105,22 @@ def workers(settings: HttpSettings) -> int:
 
 def passphrase(settings: SigningSettings, *, path: Path) -> bytes | None:
     """Return the passphrase of the signers' keys, if one is configured. Raises SettingsError when it cannot be read."""
+    return _secret("passphrase_file", settings.passphrase_file, credential="signer-passphrase", path=path)
+
+
+def pin(settings: SigningSettings, *, path: Path) -> bytes | None:
+    """Return the PIN of the signers' tokens, if one is configured. Raises SettingsError when it cannot be read."""
+    return _secret("pin_file", settings.pin_file, credential="signer-pin", path=path)
+
+
+def _secret(key: str, named: str, *, credential: str, path: Path) -> bytes | None:
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    file = Path(settings.passphrase_file) if settings.passphrase_file else None
-    if file is None and credentials is not None and (Path(credentials) / "signer-passphrase").exists():
-        file = Path(credentials) / "signer-passphrase"
+    file = Path(named) if named else None
+    if file is None and credentials is not None and (Path(credentials) / credential).exists():
+        file = Path(credentials) / credential
     if file is None:
         return None
     try:
         return file.read_bytes().rstrip(b"\r\n")
     except OSError as exc:
-        raise SettingsError(f"{path}: [signing] passphrase_file: {file}: {exc.strerror}") from exc
+        raise SettingsError(f"{path}: [signing] {key}: {file}: {exc.strerror}") from exc

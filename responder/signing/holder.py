@@ -20,8 +20,9 @@ from responder.status.issuers import IssuerError
 _log = get_logger("signing")
 
 # A refused signer is tried again: its token may come up after us, its certificate may only begin, somebody may mend the
-# mode of its file. Seconds from one time to the next.
-_BETWEEN_TRIES: Final = 5.0
+# mode of its file. Seconds to the first time, and the most from one time to the next.
+_FIRST_TRY: Final = 5.0
+_BETWEEN_TRIES: Final = 40.0
 # What stays wrong is told again so seldom (seconds).
 _BETWEEN_LINES: Final = 300.0
 
@@ -36,14 +37,12 @@ class KeyringHolder:
         *,
         clock: Callable[[], datetime],
         changed: Callable[[], None],
-        again_after: float = _BETWEEN_TRIES,
     ) -> None:
         """Hold nothing yet. `changed` is called when another keyring has been taken over."""
         self._database = database
         self._keys = keys
         self._clock = clock
         self._changed = changed
-        self._again_after = again_after
         self._keyring: Keyring | None = None
         self._loading = asyncio.Lock()
         self._told = Sparingly(seconds=_BETWEEN_LINES)
@@ -66,10 +65,13 @@ class KeyringHolder:
 
     async def try_refused_again(self) -> None:
         """Try refused signers from time to time until cancelled, and take over what has changed."""
+        pause = _FIRST_TRY
         while True:
-            await asyncio.sleep(self._again_after)
+            await asyncio.sleep(pause)
             if self._keyring is None or not self._keyring.refused:
+                pause = _FIRST_TRY
                 continue
+            pause = min(2 * pause, _BETWEEN_TRIES)
             async with self._loading:
                 try:
                     loaded = await self._load(None)

@@ -209,6 +209,7 @@ def credentials(tmp_path: Path, dsn: str) -> dict[str, str]:
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "signer-passphrase").write_bytes(PASSPHRASE + b"\n")
+    (folder / "signer-pin").write_text("1234\n")
     members = "".join(f"{name}={value}\n" for name, value in conninfo.conninfo_to_dict(dsn).items())
     (folder / "pg-service.conf").write_text(f"[foundling]\n{members}")
     (tmp_path / "responder.toml").write_text('[database]\ndsn = "service=foundling"\n')

@@ -25,18 +25,25 @@ from tests.responder.running import Served, World, environment, revoked, running
 CA = Authority.create("Starting CA")
 
 
-def refusal(world: World, *, dsn: str | None = None, port: int | None = None, more: str = "") -> str:
+def refusal(
+    world: World,
+    *,
+    dsn: str | None = None,
+    port: int | None = None,
+    more: str = "",
+    variables: dict[str, str] | None = None,
+) -> str:
     """Start, and return the one line with which the start is refused."""
     settings = write_settings(
         world.folder, dsn=world.dsn if dsn is None else dsn, port=free_port() if port is None else port, more=more
     )
-    return refused(settings)
+    return refused(settings, variables)
 
 
-def refused(settings: Path) -> str:
+def refused(settings: Path, variables: dict[str, str] | None = None) -> str:
     done = subprocess.run(
         [command("ocsp-responder"), "--config", settings, "serve"],
-        capture_output=True, text=True, timeout=30, check=False, env=environment(),
+        capture_output=True, text=True, timeout=30, check=False, env=environment(**(variables or {})),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if not line.startswith('{"'))

@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from admin import cert, config, issuer, migrate, requester, source
+from admin import cert, check_url, config, issuer, migrate, requester, source
+from admin.arguments import AnyOrder
 from admin.context import Context, Refused
 from responder.errors import PolicyError, SignerRefused
 from responder.runtime import logs
@@ -47,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    settings = config.load_settings(given.config)
+    alone = "alone" in given and given.alone(given)
+    settings = config.Settings() if alone else config.load_settings(given.config)
     logs.configure(settings.log.level, process="ocsp-admin")
     context = Context(
-        dsn=database_dsn(settings.database, path=given.config),
+        dsn="" if alone else database_dsn(settings.database, path=given.config),
         actor=given.actor or getpass.getuser(),
         passphrase_file=settings.signing.passphrase_file,
     )
@@ -59,15 +61,13 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ocsp-admin", description="Register, revoke, look up: what people do by hand."
-    )
+    parser = AnyOrder(prog="ocsp-admin", description="Register, revoke, look up: what people do by hand.")
     parser.add_argument("--config", type=Path, default=_DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     parser.add_argument(
         "--actor", metavar="NAME", help="who is acting, for the history; default: the user at the shell"
     )
     parser.add_argument("--version", action="version", version=f"foundling {version('foundling')}")
     nouns = parser.add_subparsers(required=True, metavar="NOUN")
-    for noun in (migrate, issuer, requester, cert, source):
+    for noun in (migrate, issuer, requester, cert, source, check_url):
         noun.add_commands(nouns)
     return parser

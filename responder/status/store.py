@@ -63,6 +63,21 @@ async def reserved(connection: Connection, keys: Sequence[Key]) -> frozenset[Key
     return frozenset([(issuer_id, int.from_bytes(serial)) async for issuer_id, serial in rows])
 
 
+async def example_serials(connection: Connection, issuer_id: int) -> tuple[int, ...]:
+    """Return the serials of a good and of a revoked certificate that have not expired, of each where there is one."""
+    rows = await connection.execute(
+        """
+        (SELECT c.serial FROM ocsp.certificate c
+         WHERE c.issuer_id = %(issuer)s AND c.status = 'good' AND c.not_after > now() LIMIT 1)
+        UNION ALL
+        (SELECT c.serial FROM ocsp.certificate c
+         WHERE c.issuer_id = %(issuer)s AND c.status = 'revoked' AND c.not_after > now() LIMIT 1)
+        """,
+        {"issuer": issuer_id},
+    )
+    return tuple([int.from_bytes(serial) async for (serial,) in rows])
+
+
 async def freshness(connection: Connection) -> Freshness:
     """Return how many sources are required, and which of them do not vouch for now: silent, distrusted, or never read.
 

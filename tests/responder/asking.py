@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from asn1crypto import core
 from asn1crypto import ocsp as asn1_ocsp
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
@@ -34,20 +35,14 @@ def key_bits(certificate: x509.Certificate) -> bytes:
 
 def cert_id(ca: x509.Certificate, serial: int, *, hash_name: str = "sha1", parameters: bool = True) -> asn1_ocsp.CertId:
     """A CertID; the parameters of its algorithm are NULL or absent."""
-    algorithm: dict[str, Any] = {"algorithm": hash_name}
-    if parameters:
-        algorithm["parameters"] = None
-    made = asn1_ocsp.CertId(
+    return asn1_ocsp.CertId(
         {
-            "hash_algorithm": algorithm,
+            "hash_algorithm": {"algorithm": hash_name, "parameters": core.Null() if parameters else None},
             "issuer_name_hash": hashlib.new(hash_name, ca.subject.public_bytes()).digest(),
             "issuer_key_hash": hashlib.new(hash_name, key_bits(ca)).digest(),
             "serial_number": serial,
         }
     )
-    if not parameters:
-        del made["hash_algorithm"]["parameters"]
-    return made
 
 
 def request_of(*cert_ids: asn1_ocsp.CertId, extensions: Iterable[dict[str, Any]] = ()) -> bytes:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ocsp-responder: serve, check-config. Reads the settings, checks that we may start, and hands over to server.py."""
+"""ocsp-responder: serve, presign, check-config. Reads the settings, checks that we may start, and hands over to
+server.py or presign/command.py.
+"""
 
 import argparse
 import asyncio
@@ -11,6 +13,7 @@ from typing import Final
 
 from responder.config import load_settings, to_primary, workers
 from responder.errors import SignerRefused
+from responder.presign import command
 from responder.runtime import logs
 from responder.runtime.db import DatabaseError
 from responder.runtime.settings import SettingsError, database_dsn
@@ -40,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"foundling {version('foundling')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("serve", help="answer until stopped").set_defaults(command=_serve)
+    ahead = commands.add_parser("presign", help="sign answers ahead of their time, for responders to fall back on")
+    command.add_arguments(ahead)
+    ahead.set_defaults(command=_presign)
     commands.add_parser("check-config", help="read the settings and exit").set_defaults(command=_check_config)
     return parser
 
@@ -52,6 +58,12 @@ def _serve(given: argparse.Namespace) -> int:
     asyncio.run(check_start(settings, keys, dsn=dsn, path=given.config))
     Server(settings, keys, dsn=dsn, path=given.config).run()
     return 0
+
+
+def _presign(given: argparse.Namespace) -> int:
+    settings = load_settings(given.config)
+    logs.configure(settings.log.level, process="ocsp-presign")
+    return command.presign(given, settings, dsn=database_dsn(settings.database, path=given.config))
 
 
 def _check_config(given: argparse.Namespace) -> int:

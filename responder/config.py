@@ -6,7 +6,7 @@ The comments are the reference; docs/settings.md repeats them and a test holds t
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import psycopg
@@ -74,6 +74,27 @@ class PrivateSettings(Section, frozen=True, kw_only=True):
     drain_file: str = "/etc/foundling/drain"
 
 
+class PresignedSettings(Section, frozen=True, kw_only=True):
+    """[presigned]"""
+
+    #: When an answer that `ocsp-responder presign` has stored is sent: "when-signer-fails" (the key cannot be used, or
+    #: has too much to do; until nextUpdate), "first" (before signing, until it is due to be signed anew) or "never".
+    use: Literal["never", "when-signer-fails", "first"] = "when-signer-fails"
+    #: Which certificates are kept signed ahead: "all", or those "asked" for lately, which makes responders note those.
+    keep: Literal["all", "asked"] = "all"
+    #: How lately, for "asked". Responders note a certificate about once an hour.
+    asked_within: Duration = Duration(days=7)
+    #: The hashes of CertIDs that are answered for. Nearly all clients send "sha1"; "sha256" beside it takes as much
+    #: space again.
+    hashes: Annotated[tuple[Literal["sha1", "sha256"], ...], msgspec.Meta(min_length=1)] = ("sha1",)
+    #: How long before its refresh time an answer is signed anew, but at most a quarter of the time it has.
+    lead: Duration = Duration(hours=2)
+    #: The time between two passes over everything, for `presign --watch`. What changes is signed at once.
+    every: Duration = Duration(minutes=15)
+    #: Processes that sign ahead; 0 means one for each core.
+    workers: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -82,6 +103,7 @@ class Settings(Section, frozen=True, kw_only=True):
     cache: CacheSettings = CacheSettings()
     signing: SigningSettings = SigningSettings()
     private: PrivateSettings = PrivateSettings()
+    presigned: PresignedSettings = PresignedSettings()
     log: LogSettings = LogSettings()
 
 

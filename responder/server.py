@@ -25,6 +25,7 @@ from responder.asgi import Asgi, Receive, Scope, Send
 from responder.cache import Cache
 from responder.config import Settings, SigningSettings
 from responder.counting import Counts
+from responder.demand import Demand
 from responder.fastpath import FastPath
 from responder.feed import Feed
 from responder.front import Front
@@ -42,7 +43,9 @@ from responder.signing.pkcs11 import Bounds
 from responder.snapshots import Snapshots
 from responder.sockets import check_addresses, private_listener
 from responder.status.migrate import check_schema
+from responder.status.presigned_store import issuers_with_answers
 from responder.status.store import freshness
+from responder.stored import StoredAnswers, Use
 
 _log = get_logger("server")
 
@@ -62,16 +65,18 @@ async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -
     """Refuse to start where no right answer could be given: schema, issuers, or not one signer that may sign.
 
     A signer that is refused while another issuer can be answered is told and tried again; a reboot at night must not
-    fail for it. Nor must it for a token that does not answer yet. Raises SchemaError, DatabaseError, IssuerError,
-    SignerRefused or SettingsError, each with one line to print.
+    fail for it. Nor must it for a token that does not answer yet, or where answers were signed ahead. Raises
+    SchemaError, DatabaseError, IssuerError, SignerRefused or SettingsError, each with one line to print.
     """
     async with connect_once(dsn, application="ocsp-responder") as connection:
         await check_schema(connection)
         listed = await list_signers(connection)
         backing = await freshness(connection)
+        signed_ahead = await issuers_with_answers(connection, now=_now())
     keyring = await admit_listed(listed, keys, now=datetime.now(UTC))
     await keys.close()
-    keyring.check_usable()
+    if not signed_ahead or Use(settings.presigned.use) is Use.NEVER:
+        keyring.check_usable()
     check_addresses(public=settings.http.bind, private=settings.private.bind, path=path)
     for each in keyring.refused:
         _log.error("signer.refused", detail=str(each.why), meaning=each.meaning)
@@ -141,7 +146,17 @@ class Responder:
         apart = await self._open_database(self._dsn, _FEED_CONNECTIONS)
         feed = Feed(apart, self._cache, reload=holder.reload, replica=replica)
         lookups = LookUps(database, replica=replica)
-        service = Service(lookups=lookups, cache=self._cache, feed=feed, keyring=holder.current, clock=_now)
+        presigned = self._settings.presigned
+        demand = Demand(database) if presigned.keep == "asked" else None
+        service = Service(
+            lookups=lookups,
+            cache=self._cache,
+            feed=feed,
+            keyring=holder.current,
+            clock=_now,
+            stored=StoredAnswers(database, Use(presigned.use), clock=_now),
+            demand=demand,
+        )
         http = self._settings.http
         self.front = Front(
             service, prefix=http.prefix, most_octets=http.most_request_octets, idle=http.keep_alive, clock=_now
@@ -155,6 +170,8 @@ class Responder:
             database=database, feed=feed, cache=self._cache, keyring=holder.current, counts=self._counts, clock=_now
         )
         await self._stack.enter_async_context(overseen(watched, self._shared, self._settings.private))
+        if demand is not None:
+            self._stack.push_async_callback(_stop, asyncio.create_task(demand.run()))
 
     async def _open_database(self, dsn: str, most: int) -> Database:
         database = Database(dsn, application="ocsp-responder", most=most, timeout=_PATIENCE)

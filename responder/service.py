@@ -14,6 +14,7 @@ from typing import Final
 
 from responder.answer import Answer
 from responder.cache import Cache
+from responder.demand import Demand
 from responder.errors import InternalError, OcspError, Refusal, TryLater, Unauthorized
 from responder.feed import Feed
 from responder.lookups import Found, LookUps
@@ -28,6 +29,7 @@ from responder.signing.keyring import Keyring
 from responder.status.issuers import Issuer
 from responder.status.model import CertStatus, Good, Revoked, Unknown
 from responder.status.store import Key
+from responder.stored import StoredAnswers
 
 _log = get_logger("service")
 
@@ -50,13 +52,20 @@ class Service:
         feed: Feed,
         keyring: Callable[[], Keyring],
         clock: Callable[[], datetime],
+        stored: StoredAnswers,
+        demand: Demand | None = None,
     ) -> None:
-        """Put the parts together; `keyring` returns the issuers and signers as they are now, or raises TryLater."""
+        """Put the parts together; `keyring` returns the issuers and signers as they are now, or raises TryLater.
+
+        `demand` hears which certificates are asked for, where somebody wants to know.
+        """
         self._lookups = lookups
         self._cache = cache
         self._feed = feed
         self._keyring = keyring
         self._clock = clock
+        self._stored = stored
+        self._demand = demand
         self._try_later = Sparingly(seconds=_BETWEEN_LINES)
 
     async def answer(self, request: bytes) -> Answer:
@@ -89,20 +98,34 @@ class Service:
 
     async def _answer(self, request: bytes) -> Answer:
         asked = parse_request(request)
-        issuer, signer = self._entitled(asked)
+        issuer = self._issuer_of(asked)
         if issuer.policy.require_signed:
             check_requester(request, cas=issuer.requester_cas, now=self._clock())
         keys = [(issuer.issuer_id, cert_id.serial) for cert_id in asked.cert_ids]
         read_in = self._cache.readings
+        answer = await self._stored.first(asked, issuer)
+        if answer is None:
+            try:
+                answer, read_in = await self._sign_now(asked, issuer, keys, read_in)
+            except TryLater as trouble:
+                answer = await self._stored.instead(trouble, asked, issuer)
+        self._cache.put(request, answer, about=keys, read_in=read_in)
+        if self._demand is not None and not answer.doubt:
+            self._demand.note(keys)
+        return answer
+
+    async def _sign_now(
+        self, asked: OcspRequest, issuer: Issuer, keys: Sequence[Key], read_in: int
+    ) -> tuple[Answer, int]:
+        """Answer from the table; return also the last of the feed's readings that the answer covers."""
+        issuer, signer = self._keyring().who_signs(issuer.issuer_id, now=self._clock())
         found = await self._find(keys)
         statuses = self._decide(keys, found, issuer)
         answer = await self._sign(asked, statuses, issuer, signer)
-        covered = [each.read_in for each in found.values() if each.read_in is not None]
-        self._cache.put(request, answer, about=keys, read_in=min([read_in, *covered]))
-        return answer
+        return answer, min([read_in, *(each.read_in for each in found.values() if each.read_in is not None)])
 
-    def _entitled(self, asked: OcspRequest) -> tuple[Issuer, AdmittedSigner]:
-        """Return the one issuer that the request is about, and who signs for it.
+    def _issuer_of(self, asked: OcspRequest) -> Issuer:
+        """Return the one issuer that the request is about.
 
         Raises Unauthorized for an issuer we do not serve, and for several at once, as one response has one signer.
         """
@@ -110,8 +133,10 @@ class Service:
         issuers = {self._issuer(cert_id, keyring) for cert_id in asked.cert_ids}
         if len(issuers) != 1:
             raise Unauthorized(Refusal.MIXED_ISSUERS, "certificates of several issuers in one request")
-        (issuer_id,) = issuers
-        return keyring.who_signs(issuer_id, now=self._clock())
+        issuer = keyring.issuers.by_id(issuers.pop())
+        if issuer is None:
+            raise Unauthorized(Refusal.FOREIGN_ISSUER, "an issuer that is not served")
+        return issuer
 
     @staticmethod
     def _issuer(cert_id: CertId, keyring: Keyring) -> int:

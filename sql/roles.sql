@@ -30,6 +30,9 @@ GRANT SELECT ON ocsp.migration, ocsp.configuration, ocsp.issuer, ocsp.issuer_cer
     TO ocsp_responder;
 GRANT INSERT ON ocsp.unanswered TO ocsp_responder;
 GRANT UPDATE (answer, times, last_at) ON ocsp.unanswered TO ocsp_responder;
+-- It keeps what it signed ahead, and the queue of what to sign. That it may delete there takes nothing from anybody:
+-- these are signatures and work to do, and both are made again from the tables above, which stay out of reach.
+GRANT SELECT, INSERT, UPDATE, DELETE ON ocsp.stored_answer, ocsp.presign_job, ocsp.asked TO ocsp_responder;
 
 -- The reconciler inserts what it proves, and moves its own positions. It can neither update nor delete a status, so it
 -- can never revoke, un-revoke or correct.

@@ -46,6 +46,7 @@ from responder.status.precert import prove
 from responder.status.record import record_issued
 from responder.status.revoke import revoke
 from responder.status.signers import SignerState
+from responder.stored import StoredAnswers, Use
 from tests.conftest import as_role
 
 ARCHITECTURE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
@@ -66,7 +67,12 @@ class Ground:
         self.cache = Cache(most=100)
         self.feed = Feed(database, self.cache, reload=self._unchanged)
         self.service = Service(
-            lookups=LookUps(database), cache=self.cache, feed=self.feed, keyring=lambda: keyring, clock=now
+            lookups=LookUps(database),
+            cache=self.cache,
+            feed=self.feed,
+            keyring=lambda: keyring,
+            clock=now,
+            stored=StoredAnswers(database, Use.WHEN_SIGNER_FAILS, clock=now),
         )
 
     async def _unchanged(self, _: int) -> None: ...

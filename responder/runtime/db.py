@@ -4,6 +4,7 @@
 Knows no table. psycopg's errors do not leave this file and the store files: see `Database.connection`.
 """
 
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -73,9 +74,8 @@ class Database:
                 "tcp_user_timeout": _SILENCE_MS,
                 "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c timezone=UTC",
             },
-            # After an outage the first borrower must not be handed a dead connection.
-            check=AsyncConnectionPool.check_connection,
         )
+        self._most = most
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -88,16 +88,42 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection in autocommit mode. Raises DatabaseUnavailable or DatabaseRefused, never psycopg's."""
         try:
-            async with self._pool.connection() as connection:
-                yield connection
+            connection = await self._living()
+            try:
+                async with connection:
+                    yield connection
+            finally:
+                await self._pool.putconn(connection)
         except (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests) as exc:
             raise translate(exc) from exc
+
+    async def _living(self) -> Connection:
+        """Take a connection that nobody has closed meanwhile: after an outage no borrower must be handed a dead one.
+
+        The pool's own check asks the server each time, and pauses for seconds when it has found two that are dead.
+        """
+        for _ in range(self._most):
+            connection = await self._pool.getconn()
+            if not _is_dead(connection):
+                return connection
+            await connection.close()
+            await self._pool.putconn(connection)
+        return await self._pool.getconn()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection inside one transaction, committed at the end of the block and rolled back on any error."""
         async with self.connection() as connection, connection.transaction():
             yield connection
+
+
+def _is_dead(connection: Connection) -> bool:
+    """Tell whether the server has something to say on a line that is idle: that it is closed, or about to be."""
+    if connection.closed:
+        return True
+    line = select.poll()
+    line.register(connection.fileno(), select.POLLIN)
+    return bool(line.poll(0))
 
 
 @asynccontextmanager

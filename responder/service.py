@@ -118,7 +118,7 @@ class Service:
         self, asked: OcspRequest, issuer: Issuer, keys: Sequence[Key], read_in: int
     ) -> tuple[Answer, int]:
         """Answer from the table; return also the last of the feed's readings that the answer covers."""
-        issuer, signer = self._keyring().who_signs(issuer.issuer_id, now=self._clock())
+        issuer, signer = self._keyring().who_signs(issuer.issuer_id, preferred=asked.preferred, now=self._clock())
         found = await self._find(keys)
         statuses = self._decide(keys, found, issuer)
         answer = await self._sign(asked, statuses, issuer, signer)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from responder.errors import MalformedRequest, Refusal, Unauthorized
+from responder.ocsp.preference import PreferredAlgorithm, read_preferred
 from responder.status import der
 from responder.status.issuers import HASH_NAMES
 
@@ -30,14 +31,15 @@ _HASH_OCTETS: Final = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
 
 # Extension OIDs as DER content octets: all of RFC 6960 section 4.4 that a request may carry, each where it may. We know
 # each well enough to say that leaving it aside does no harm even where it is marked critical; so the values of all but
-# the nonce are never read, and cannot be wrong. In another place an extension has no meaning that we could know.
+# two are never read, and cannot be wrong. In another place an extension has no meaning that we could know.
 _NONCE: Final = bytes.fromhex("2b0601050507300102")
+_PREFERRED: Final = bytes.fromhex("2b0601050507300108")  # preferred signature algorithms
 _OF_THE_REQUEST: Final = frozenset(
     {
         _NONCE,
         # Acceptable responses: every client SHALL be able to process the basic kind (RFC 6960 section 4.2.1).
         bytes.fromhex("2b0601050507300104"),
-        bytes.fromhex("2b0601050507300108"),  # preferred signature algorithms: one signer, one algorithm
+        _PREFERRED,
     }
 )
 _OF_A_CERTIFICATE: Final = frozenset(
@@ -63,11 +65,15 @@ class CertId:
 
 @dataclass(frozen=True, slots=True)
 class OcspRequest:
-    """What a request asks. `nonce` is None where there is none that could be echoed; a signature is only noted."""
+    """What a request asks. `nonce` is None where there is none that could be echoed; a signature is only noted.
+
+    `preferred` are the signature algorithms that the client would like best, the best first.
+    """
 
     cert_ids: tuple[CertId, ...]
     nonce: bytes | None
     signed: bool
+    preferred: tuple[PreferredAlgorithm, ...] = ()
 
 
 def parse_request(data: bytes, *, most_certificates: int = MOST_CERTIFICATES) -> OcspRequest:
@@ -89,11 +95,13 @@ def _ocsp_request(data: bytes, most: int) -> OcspRequest:
     signed = tbs.end != outer.end
     if signed:
         _signature(data, _only(data, der.expect(data, _EXPLICIT_0, tbs.end, outer.end), outer.end))
-    cert_ids, nonce = _tbs_request(data, tbs, most)
-    return OcspRequest(cert_ids, nonce, signed)
+    cert_ids, nonce, preferred = _tbs_request(data, tbs, most)
+    return OcspRequest(cert_ids, nonce, signed, preferred)
 
 
-def _tbs_request(data: bytes, tbs: der.Element, most: int) -> tuple[tuple[CertId, ...], bytes | None]:
+def _tbs_request(
+    data: bytes, tbs: der.Element, most: int
+) -> tuple[tuple[CertId, ...], bytes | None, tuple[PreferredAlgorithm, ...]]:
     # TBSRequest ::= SEQUENCE { version [0] EXPLICIT Version DEFAULT v1,
     #                           requestorName [1] EXPLICIT GeneralName OPTIONAL,
     #                           requestList SEQUENCE OF Request,
@@ -113,9 +121,9 @@ def _tbs_request(data: bytes, tbs: der.Element, most: int) -> tuple[tuple[CertId
         raise der.DerError(f"tag {part.tag:#04x} where requestList belongs")
     cert_ids = _request_list(data, part, most)
     if part.end == tbs.end:
-        return cert_ids, None
+        return cert_ids, None, ()
     extensions = der.expect(data, _EXPLICIT_2, part.end, tbs.end)
-    return cert_ids, _extensions(data, _only(data, extensions, tbs.end), known=_OF_THE_REQUEST)
+    return cert_ids, *_extensions(data, _only(data, extensions, tbs.end), known=_OF_THE_REQUEST)
 
 
 def _request_list(data: bytes, listed: der.Element, most: int) -> tuple[CertId, ...]:
@@ -198,12 +206,18 @@ def _without_padding(before: bytes, number: bytes) -> bytes:
     return der.wrap(der.SEQUENCE, before, der.wrap(der.INTEGER, number[at:]))
 
 
-def _extensions(data: bytes, listed: der.Element, *, known: frozenset[bytes]) -> bytes | None:
-    """Walk Extensions, of which these are `known` where they stand, and return the nonce, if there is one to echo."""
+def _extensions(
+    data: bytes, listed: der.Element, *, known: frozenset[bytes]
+) -> tuple[bytes | None, tuple[PreferredAlgorithm, ...]]:
+    """Walk Extensions, of which these are `known` where they stand.
+
+    Return the nonce, if there is one to echo, and the preferred algorithms.
+    """
     if listed.tag != der.SEQUENCE:
         raise der.DerError(f"tag {listed.tag:#04x} where Extensions belong")
     seen: set[bytes] = set()
     nonce: bytes | None = None
+    preferred: tuple[PreferredAlgorithm, ...] = ()
     for element in der.inside(data, listed):
         oid, critical, value = _extension(data, element)
         if oid in seen:
@@ -214,7 +228,9 @@ def _extensions(data: bytes, listed: der.Element, *, known: frozenset[bytes]) ->
             raise Unauthorized(Refusal.CRITICAL_EXTENSION, f"a critical extension not known here, OID {oid.hex()}")
         if oid == _NONCE and oid in known:
             nonce = _nonce(value)
-    return nonce
+        elif oid == _PREFERRED and oid in known:
+            preferred = read_preferred(value)
+    return nonce, preferred
 
 
 def _extension(data: bytes, element: der.Element) -> tuple[bytes, bool, bytes]:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from responder.errors import SignerRefused
+from responder.status import der
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -88,3 +89,10 @@ def algorithm_for(key: PublicKey) -> bytes:
 def spki(key: PublicKeyTypes) -> bytes:
     """Return the key as DER SubjectPublicKeyInfo, which is how keys are compared."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def key_algorithm(spki_der: bytes) -> bytes:
+    """Return the AlgorithmIdentifier inside a SubjectPublicKeyInfo, DER. Raises DerError for anything else."""
+    outer = der.whole(spki_der, der.SEQUENCE)
+    algorithm = der.expect(spki_der, der.SEQUENCE, outer.value, outer.end)
+    return spki_der[algorithm.start : algorithm.end]

@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdent
 
 from responder.errors import SignerRefused
 from responder.ocsp.response import ResponseParts
-from responder.signing import Signer, algorithm_for, spki, usable_key
+from responder.signing import Signer, algorithm_for, key_algorithm, spki, usable_key
 from responder.status.issuers import Issuer
 from responder.status.precert import outline
 from responder.status.signers import KeyKind, key_kind
@@ -80,6 +80,11 @@ class AdmittedSigner:
     not_after: datetime
     direct: bool
     parts: ResponseParts
+
+    @property
+    def key_algorithm(self) -> bytes:
+        """The AlgorithmIdentifier of its key, DER, by which a client may prefer it (RFC 6960 section 4.4.7.1)."""
+        return key_algorithm(spki(self.signer.public_key))
 
 
 def admit(signer: Signer, *, issuer: Issuer, now: datetime, signer_id: int = 0) -> AdmittedSigner:

@@ -14,6 +14,7 @@ from typing import Final
 from cryptography import x509
 
 from responder.errors import Refusal, SignerRefused, SignerUnavailable, TryLater, Unauthorized
+from responder.ocsp.preference import PreferredAlgorithm
 from responder.runtime.db import Connection
 from responder.signing.admission import AdmittedSigner
 from responder.signing.keys import Keys
@@ -82,11 +83,14 @@ class Keyring:
         if not self.admitted and lasting and len(lasting) == len(active):
             raise lasting[0]
 
-    def who_signs(self, issuer_id: int, *, now: datetime) -> tuple[Issuer, AdmittedSigner]:
-        """Return an issuer and who signs for it now.
+    def who_signs(
+        self, issuer_id: int, *, preferred: Sequence[PreferredAlgorithm] = (), now: datetime
+    ) -> tuple[Issuer, AdmittedSigner]:
+        """Return an issuer and who signs for it now: the first that the client prefers, else the usual one.
 
-        A signer whose certificate ends before a full answer would is passed over where another one's does not. Raises
-        Unauthorized for an issuer without signers, TryLater where those that it has cannot be used.
+        RFC 6960 section 4.4.7.2.1. A signer whose certificate ends before a full answer would is passed over where
+        another one's does not, whatever the client prefers: so it chooses between signatures, and never between the
+        times of an answer. Raises Unauthorized for an issuer without signers, TryLater where those it has cannot sign.
         """
         issuer, usable = self.issuers.by_id(issuer_id), self.admitted.get(issuer_id, ())
         if issuer is not None and not usable and any(each.is_missed_by(issuer_id) for each in self.refused):
@@ -94,7 +98,9 @@ class Keyring:
         if issuer is None or not usable:
             raise Unauthorized(Refusal.NO_SIGNER, "the issuer is known, and nobody here may sign for it")
         full = [signer for signer in usable if signer.not_after >= now + issuer.policy.validity]
-        return issuer, full[0] if full else max(usable, key=lambda signer: signer.not_after)
+        if not full:
+            return issuer, max(usable, key=lambda signer: signer.not_after)
+        return issuer, next((signer for wanted in preferred for signer in full if _suits(wanted, signer)), full[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,10 @@ class Listed:
 
     issuers: IssuerSet
     records: tuple[SignerRecord, ...]
+
+
+def _suits(wanted: PreferredAlgorithm, signer: AdmittedSigner) -> bool:
+    return wanted.suits(signature=signer.signer.algorithm, key=signer.key_algorithm)
 
 
 async def list_signers(connection: Connection) -> Listed:

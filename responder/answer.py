@@ -11,7 +11,8 @@ from email.utils import format_datetime
 from functools import lru_cache
 from typing import Final
 
-from responder.errors import OcspError
+from responder.counting import NO_HASH, UNCOUNTED, Tally
+from responder.errors import OcspError, ResponseStatus
 from responder.ocsp.policy import Times, cache_seconds, stale_seconds
 from responder.ocsp.response import error_response
 
@@ -33,7 +34,8 @@ class Answer:
     `outcome` is a short word for logs and metrics. `times` are None for unsigned errors. `doubt` marks a signed answer
     about a serial that nobody knows: signed, so RFC 9919 section 7.2 forbids no-store, and still nothing that a shared
     cache may keep (invariant 6). `for_one` marks an answer to one request alone, such as one that repeats its nonce:
-    true for whoever reads it, and of use to nobody else.
+    true for whoever reads it, and of use to nobody else. `hash_name` is the CertID's hash; `tally` counts how often it
+    is sent from memory.
     """
 
     body: bytes
@@ -42,16 +44,31 @@ class Answer:
     max_age: timedelta = timedelta(0)
     doubt: bool = False
     for_one: bool = False
+    hash_name: str = field(default=NO_HASH, init=False, compare=False)
+    tally: Tally = field(default=UNCOUNTED, init=False, compare=False)
     etag: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         # RFC 9919 section 7.2: the recommended ETag is the hexadecimal SHA-256 of the OCSPResponse.
         object.__setattr__(self, "etag", b'"' + hashlib.sha256(self.body).hexdigest().encode() + b'"')
 
+    def count_as(self, hash_name: str, tally: Tally) -> None:
+        """Say how to count it: by the CertID's hash, and where to add when it is sent from memory.
+
+        Called once, by who made it. Nothing that a client gets to see depends on it.
+        """
+        object.__setattr__(self, "hash_name", hash_name)
+        object.__setattr__(self, "tally", tally)
+
     @classmethod
     def refusing(cls, error: OcspError) -> "Answer":
         """Return the unsigned answer for an error (RFC 6960 section 2.3)."""
         return cls(error_response(error.status), error.reason.value)
+
+    @property
+    def response_status(self) -> int:
+        """Its OCSPResponseStatus: of an unsigned answer the last of its five octets (RFC 6960 section 4.2.1)."""
+        return ResponseStatus.SUCCESSFUL if self.times is not None else self.body[-1]
 
     @property
     def is_cacheable(self) -> bool:

@@ -13,9 +13,9 @@ import falcon.asgi
 from responder.answer import Answer, http_date
 from responder.asgi import Asgi, Receive, Scope, Send
 from responder.front import Front
-from responder.ocsp.path import too_large
 
 _NO_CONTENT_NEEDED: Final = falcon.HTTP_304
+_NOT_ALLOWED: Final = 405
 
 
 def create_app(front: Front) -> Asgi:
@@ -32,8 +32,9 @@ def create_app(front: Front) -> Asgi:
 
     async def refuse_or_take(scope: Scope, receive: Receive, send: Send) -> None:
         # falcon would wait for the first octets of the body, and have the client asked to go on.
-        if scope["type"] == "http" and _announced(scope["headers"]) > front.most_octets:
-            await _refuse(front, send)
+        announced = _announced(scope["headers"]) if scope["type"] == "http" else 0
+        if announced > front.most_octets:
+            await _refuse(front, announced, send)
         else:
             await falcons(scope, receive, send)
 
@@ -56,6 +57,7 @@ class _Sink:
                 answer = await self._front.post(bytes(await req.stream.read(self._front.most_octets + 1)))
             case _:
                 resp.set_header("Date", http_date(self._front.clock()).decode())
+                self._front.counts.refused_http(_NOT_ALLOWED)
                 raise falcon.HTTPMethodNotAllowed(["GET", "POST"])
         self._send(answer, req, resp)
 
@@ -65,6 +67,7 @@ class _Sink:
         # RFC 9110 section 13.1.2: 304 is an answer to GET.
         if_none_match = req.get_header("If-None-Match") if req.method == "GET" else None
         if if_none_match is not None and answer.is_what(if_none_match.encode()):
+            self._front.counts.not_modified += 1
             resp.status = _NO_CONTENT_NEEDED
             return
         resp.data = answer.body
@@ -75,8 +78,8 @@ def _announced(headers: Iterable[tuple[bytes, bytes]]) -> int:
     return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
-async def _refuse(front: Front, send: Send) -> None:
-    answer = front.service.refuse(too_large(front.most_octets))
+async def _refuse(front: Front, announced: int, send: Send) -> None:
+    answer = front.refuse_unread(announced)
     headers = [*answer.headers(front.clock()), (b"content-length", b"%d" % len(answer.body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

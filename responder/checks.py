@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from responder.errors import OcspError, TryLater
+from responder.errors import OcspError, Refusal, TryLater
 from responder.metrics import Series, gauge
 from responder.ocsp.policy import plan_times
 from responder.readiness import State
@@ -38,6 +38,8 @@ _log = get_logger("checks")
 _INTERVAL: Final = 2.0
 # What answers slower than this is as good as away.
 _PATIENCE: Final = 2.0
+# A token's queue is longer than that at times.
+_PATIENCE_WITH_KEYS: Final = 5.0
 # Signers that work are tried this often (seconds), as every trial is a signature of the token's; others in every round.
 _BETWEEN_TRIALS: Final = 30.0
 # From here on a person has to do something about a signer, and can still do it at leisure.
@@ -89,10 +91,9 @@ class Checks:
         await self._ask_database()
         signers = {_name(issuer, signer): signer for issuer, signer in _signers(self._current())}
         self._trials = {name: trial for name, trial in self._trials.items() if trial.signer is signers.get(name)}
-        for name, signer in signers.items():
-            trial = self._trials.get(name)
-            if trial is None or trial.is_due:
-                self._trials[name] = await _try(signer)
+        due = [name for name in signers if name not in self._trials or self._trials[name].is_due]
+        for name, trial in zip(due, await asyncio.gather(*(_try(signers[name]) for name in due)), strict=True):
+            self._trials[name] = trial
 
     async def _ask_database(self) -> None:
         try:
@@ -194,13 +195,16 @@ async def _try(signer: AdmittedSigner) -> _Trial:
     octets = b"foundling: is this key there? " + os.urandom(32)
     trouble = None
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_PATIENCE_WITH_KEYS):
             signature = await signer.signer.sign(octets)
         verify(signer.signer.public_key, signature, octets)
     except InvalidSignature:
         trouble = "signs, and its signature does not verify"
-    except (OcspError, TimeoutError) as exc:
-        trouble = str(exc) or f"no signature within {_PATIENCE:g} seconds"
+    except OcspError as exc:
+        # A key that has too much to do is there. To send its clients elsewhere would only move the load.
+        trouble = None if exc.reason is Refusal.OVERLOADED else str(exc)
+    except TimeoutError:
+        trouble = f"no signature within {_PATIENCE_WITH_KEYS:g} seconds"
     except Exception as exc:  # noqa: BLE001 - whatever a token's library does, the other signers are to be tried too
         trouble = repr(exc)
     if trouble is not None:

@@ -5,14 +5,19 @@ The comments are the reference; docs/settings.md repeats them and a test holds t
 """
 
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import psycopg
 from psycopg import conninfo
 
 from responder.runtime.settings import DatabaseSettings, Duration, LogSettings, Section, SettingsError, load
+
+# The feed remembers changes for two minutes, for look-ups that began before them.
+_LEAST_DEADLINE: Final = timedelta(milliseconds=100)
+_MOST_DEADLINE: Final = timedelta(seconds=60)
 
 
 class PrimaryAndReplica(DatabaseSettings, frozen=True, kw_only=True):
@@ -38,6 +43,10 @@ class HttpSettings(Section, frozen=True, kw_only=True):
     most_request_octets: Annotated[int, msgspec.Meta(ge=128, le=1024 * 1024)] = 10_000
     #: Seconds that an idle connection is kept open for its next request.
     keep_alive: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 75
+    #: How long an answer may take; a later one is tryLater. Ten seconds is what BR 4.10.2 allows under normal load.
+    deadline: Duration = Duration(seconds=5)
+    #: The most requests a worker works on at once that no answer in memory is for; those beyond are tryLater at once.
+    most_in_flight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
 
 
 class CacheSettings(Section, frozen=True, kw_only=True):
@@ -109,7 +118,10 @@ class Settings(Section, frozen=True, kw_only=True):
 
 def load_settings(path: Path) -> Settings:
     """Read the settings file. Raises SettingsError."""
-    return load(path, Settings)
+    settings = load(path, Settings)
+    if not _LEAST_DEADLINE <= settings.http.deadline <= _MOST_DEADLINE:
+        raise SettingsError(f'{path}: [http] deadline: allowed: "100ms" to "60s"')
+    return settings
 
 
 def to_primary(dsn: str) -> str:

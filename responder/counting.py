@@ -17,22 +17,21 @@ _HOUR: Final = 3600
 # No answer of ours is valid for longer (BR 4.9.10 allows ten days), so no cache hands it out for longer.
 _LONGEST_KEPT: Final = timedelta(days=11)
 
-UNSIGNED: Final = "none"
+NO_HASH: Final = "none"
 
 
 class Tally:
     """How often kept answers of one kind were sent: `tally.post += 1` is all that a cached answer costs.
 
-    Ask `Counts.tally` for one when an answer is put into the cache, and keep it beside the answer.
+    `Counts.tally` gives one to each answer that may be kept.
     """
 
-    __slots__ = ("get", "not_modified", "post")
+    __slots__ = ("get", "post")
 
     def __init__(self) -> None:
-        """Begin at nought. A 304 counts as `get` and as `not_modified`."""
+        """Begin at nought."""
         self.get = 0
         self.post = 0
-        self.not_modified = 0
 
 
 class Histogram:
@@ -78,8 +77,8 @@ class Counts:
     statuses: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     # By HTTP status: what never became an OCSP answer, such as 405 and 431.
     http_errors: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    # By method and HTTP status: answers that had to be worked out.
-    seconds: dict[tuple[str, int], Histogram] = field(default_factory=dict)
+    # By method: answers that had to be worked out.
+    seconds: dict[str, Histogram] = field(default_factory=dict)
     # By issuer.
     signing: dict[str, Histogram] = field(default_factory=dict)
     ages: Histogram = field(default_factory=lambda: Histogram(AGES))
@@ -97,13 +96,13 @@ class Counts:
     audit_entries_lost: int = 0
     tallies: dict[Kind, Tally] = field(default_factory=dict)
 
-    def tally(self, *, outcome: str, hash_name: str | None, octets: int, this_update: datetime) -> Tally:
+    def tally(self, *, outcome: str, hash_name: str, octets: int, this_update: datetime) -> Tally:
         """Return the tally for kept answers of this kind, to be kept beside the answer.
 
         `hash_name` is the CertID's hash, `octets` the length of the request.
         """
         size = octets if octets <= _EXACT_OCTETS else -(-octets // _EXACT_OCTETS) * _EXACT_OCTETS
-        kind = Kind(outcome, hash_name or UNSIGNED, size, int(this_update.timestamp()) // _HOUR)
+        kind = Kind(outcome, hash_name, size, int(this_update.timestamp()) // _HOUR)
         tally = self.tallies.get(kind)
         if tally is None:
             tally = self.tallies[kind] = Tally()
@@ -117,26 +116,23 @@ class Counts:
         method: str,
         octets: int,
         seconds: float,
-        hash_name: str | None = None,
+        hash_name: str = NO_HASH,
         age: float | None = None,
-        http_status: int = 200,
     ) -> None:
-        """Count an answer that was worked out: once for each request, refusals included, when it is sent.
+        """Count an answer that was worked out: once for each request, refusals included.
 
         `response_status` is the OCSPResponseStatus, `octets` the length of the request, `seconds` the time it took,
         `age` the seconds since thisUpdate of a signed answer.
         """
-        self.answers[outcome, method, False, hash_name or UNSIGNED] += 1
+        self.answers[outcome, method, False, hash_name] += 1
         self.statuses[response_status] += 1
         self.sizes.observe(octets)
-        taken = self.seconds.get((method, http_status))
+        taken = self.seconds.get(method)
         if taken is None:
-            taken = self.seconds[method, http_status] = Histogram(SECONDS)
+            taken = self.seconds[method] = Histogram(SECONDS)
         taken.observe(seconds)
         if age is not None:
             self.ages.observe(age)
-        if http_status == 304:
-            self.not_modified += 1
 
     def refused_http(self, http_status: int) -> None:
         """Count a request that never became an OCSP question: 400, 405, 408, 413, 431."""
@@ -159,8 +155,6 @@ class Counts:
         epoch = now.timestamp()
         for kind, tally in list(self.tallies.items()):
             get, post, tally.get, tally.post = tally.get, tally.post, 0, 0
-            self.not_modified += tally.not_modified
-            tally.not_modified = 0
             if get or post:
                 self._fold(kind, get=get, post=post, epoch=epoch)
             elif epoch - kind.signed_in_hour * _HOUR > _LONGEST_KEPT.total_seconds():
@@ -176,3 +170,7 @@ class Counts:
         self.sizes.observe(kind.octets, both)
         # Within the hour of the signature nobody needs it more exactly.
         self.ages.observe(max(0.0, epoch - kind.signed_in_hour * _HOUR), both)
+
+
+#: For answers that are never kept, such as refusals: nobody adds it up.
+UNCOUNTED: Final = Tally()

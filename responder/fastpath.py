@@ -173,12 +173,14 @@ class FastPath(asyncio.Protocol):
             if answer is None:
                 self._answer_later(front.get(url), ending, tag)
                 return
+            answer.tally.get += 1
         else:
             answer = front.kept(body)
             tag = None  # RFC 9110 section 13.1.2: 304 is an answer to GET
             if answer is None:
                 self._answer_later(front.post(body), ending, tag)
                 return
+            answer.tally.post += 1
         self._send(answer, ending, tag)
 
     def _answer_later(self, coming: Coroutine[Any, Any, Answer], ending: bytes, tag: bytes | None) -> None:
@@ -198,6 +200,7 @@ class FastPath(asyncio.Protocol):
     def _send(self, answer: Answer, ending: bytes, tag: bytes | None) -> None:
         now = self._front.clock()
         if tag is not None and answer.is_what(tag):
+            self._front.counts.not_modified += 1
             octets = answer.head(now, status=NOT_MODIFIED) + ending
         else:
             octets = answer.head(now) + ending + answer.body

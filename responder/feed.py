@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from responder.cache import Cache
+from responder.counting import Counts
 from responder.replica import BOUND, REMEMBERED_READINGS, Replica
 from responder.runtime.db import Database, DatabaseError
 from responder.runtime.logs import Sparingly, get_logger
@@ -43,6 +44,7 @@ class Feed:
         cache: Cache,
         *,
         reload: Callable[[int], Awaitable[None]],
+        counts: Counts,
         replica: Replica | None = None,
     ) -> None:
         """`database` is the primary: two connections of it are in use at most, and one is always free for reading.
@@ -58,6 +60,7 @@ class Feed:
         self._read_at = float("-inf")
         self._unanswered: dict[Key, tuple[str, int]] = {}
         self._overflow = 0
+        self._counts = counts
         # The cache's number of each reading, and how many changes it brought.
         self._recent: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_READINGS)
         self._failing = False
@@ -82,6 +85,7 @@ class Feed:
         _, times = self._unanswered.get(key, (answer, 0))
         if times == 0 and len(self._unanswered) >= _MOST_UNANSWERED:
             self._overflow += 1
+            self._counts.unanswered_dropped += 1
             return
         self._unanswered[key] = (answer, times + 1)
 

@@ -5,10 +5,12 @@ Knows the table's answers and how fresh the sources are when it has none; decide
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from responder.counting import Counts
 from responder.errors import InternalError, Refusal, TryLater
 from responder.replica import Copied, Replica
 from responder.runtime.db import Database, DatabaseError
@@ -32,10 +34,11 @@ class Found:
 class LookUps:
     """Asks the status table on behalf of many requests at once."""
 
-    def __init__(self, database: Database, *, replica: Replica | None = None) -> None:
+    def __init__(self, database: Database, *, counts: Counts, replica: Replica | None = None) -> None:
         """Ask nothing yet. `database` is the primary, which has the last word on what a replica does not know."""
         self._database = database
         self._replica = replica
+        self._counts = counts
         self._waiting: dict[Key, asyncio.Future[Found]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,8 +69,11 @@ class LookUps:
 
     async def _ask(self, asked: dict[Key, "asyncio.Future[Found]"]) -> None:
         try:
+            began = time.perf_counter()
             answers = await self._query(list(asked))
+            self._counts.looked_up(len(asked), time.perf_counter() - began)
         except DatabaseError as exc:
+            self._counts.database_errors += 1
             trouble = TryLater(Refusal.DATABASE, f"the status table cannot be asked: {exc}")
             for future in asked.values():
                 _fail(future, trouble)

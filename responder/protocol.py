@@ -19,6 +19,8 @@ _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
     b"connection: close\r\n\r\n"
 )
+_BAD_REQUEST: Final = 400
+_HEAD_TOO_LARGE: Final = 431
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _UPGRADING: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
@@ -57,9 +59,18 @@ class Http(HttpToolsProtocol):
         if self._in_head and not self._begun_in_this_data:
             self._head_octets += len(data)
             if self._head_octets > MOST_HEAD_OCTETS and not self.transport.is_closing():
+                self._count(_HEAD_TOO_LARGE)
                 self.transport.write(_TOO_LARGE)
                 self.transport.close()
         self._wait_or_not()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and count it."""
+        self._count(_BAD_REQUEST)
+        super().send_400_response(msg)
+
+    def _count(self, status: int) -> None:
+        self.config.app.front.counts.refused_http(status)  # type: ignore[union-attr] # a Responder, whatever uvicorn takes
 
     def _feed(self, data: memoryview) -> None:
         # Each turn consumes a head, so the loop ends with the data.

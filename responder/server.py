@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -57,6 +58,8 @@ _FEED_CONNECTIONS: Final = 2
 _PATIENCE: Final = 2.0
 # A worker that does not answer gunicorn for so long is replaced (seconds).
 _WORKER_TIMEOUT: Final = 30
+# What the master tells a worker when it is to end.
+_ENDINGS: Final = frozenset({signal.SIGTERM, signal.SIGQUIT, signal.SIGINT})
 # Objects until the garbage collector looks at the new ones, and how often it then looks at older and at all of them.
 _COLLECT_AFTER: Final = (20_000, 20, 100)
 
@@ -144,10 +147,11 @@ class Responder:
         holder = KeyringHolder(database, self._keys, clock=_now, changed=self._cache.empty)
         replica = await self._open_replica()
         apart = await self._open_database(self._dsn, _FEED_CONNECTIONS)
-        feed = Feed(apart, self._cache, reload=holder.reload, replica=replica)
-        lookups = LookUps(database, replica=replica)
+        feed = Feed(apart, self._cache, reload=holder.reload, counts=self._counts, replica=replica)
+        lookups = LookUps(database, counts=self._counts, replica=replica)
         presigned = self._settings.presigned
         demand = Demand(database) if presigned.keep == "asked" else None
+        http = self._settings.http
         service = Service(
             lookups=lookups,
             cache=self._cache,
@@ -156,10 +160,17 @@ class Responder:
             clock=_now,
             stored=StoredAnswers(database, Use(presigned.use), clock=_now),
             demand=demand,
+            counts=self._counts,
+            deadline=http.deadline.total_seconds(),
         )
-        http = self._settings.http
         self.front = Front(
-            service, prefix=http.prefix, most_octets=http.most_request_octets, idle=http.keep_alive, clock=_now
+            service,
+            prefix=http.prefix,
+            most_octets=http.most_request_octets,
+            most_in_flight=http.most_in_flight,
+            idle=http.keep_alive,
+            clock=_now,
+            counts=self._counts,
         )
         self._app = create_app(self.front)
         await feed.read_once()
@@ -204,6 +215,11 @@ class Worker(UvicornWorker):  # type: ignore[misc] # ships no types
         logger.propagate = True
         logger.setLevel(max(logging.WARNING, logging.getLogger().level))
 
+    def init_signals(self) -> None:
+        """Hear what the master says from here on, and what it has said since the fork."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
 
 class _QuietLogger(Logger):  # type: ignore[misc] # ships no types
     """Lets gunicorn's lines go where all others go, as JSON."""
@@ -223,6 +239,14 @@ class _Arbiter(Arbiter):  # type: ignore[misc] # ships no types
         """Serve the application."""
         super().__init__(app)
         self._shared = shared
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker. It is deaf until it has put its own ear in place, or it would hear with the master's."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def reap_workers(self) -> None:
         """Learn which workers have ended. Their numbers cannot be used again before this, so no two are confused."""

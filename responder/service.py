@@ -8,12 +8,14 @@ Knows no HTTP and no SQL. Whatever goes wrong on the way becomes the OCSP error 
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
 from responder.answer import Answer
 from responder.cache import Cache
+from responder.counting import NO_HASH, Counts
 from responder.demand import Demand
 from responder.errors import InternalError, OcspError, Refusal, TryLater, Unauthorized
 from responder.feed import Feed
@@ -53,11 +55,14 @@ class Service:
         keyring: Callable[[], Keyring],
         clock: Callable[[], datetime],
         stored: StoredAnswers,
+        counts: Counts,
         demand: Demand | None = None,
+        deadline: float = _DEADLINE,
     ) -> None:
         """Put the parts together; `keyring` returns the issuers and signers as they are now, or raises TryLater.
 
-        `demand` hears which certificates are asked for, where somebody wants to know.
+        `demand` hears which certificates are asked for, where somebody wants to know. An answer takes at most
+        `deadline` (seconds), or is tryLater.
         """
         self._lookups = lookups
         self._cache = cache
@@ -66,20 +71,24 @@ class Service:
         self._clock = clock
         self._stored = stored
         self._demand = demand
+        self._counts = counts
+        self._deadline = deadline
         self._try_later = Sparingly(seconds=_BETWEEN_LINES)
 
     async def answer(self, request: bytes) -> Answer:
         """Answer a request. Never raises: what cannot be answered is an Answer too."""
         kept = self.kept(request)
-        if kept is not None:
-            return kept
+        return await self.work_out(request) if kept is None else kept
+
+    async def work_out(self, request: bytes) -> Answer:
+        """Answer a request that no kept answer is for. Never raises either."""
         try:
-            async with asyncio.timeout(_DEADLINE):
+            async with asyncio.timeout(self._deadline):
                 return await self._answer(request)
         except OcspError as error:
             return self.refuse(error)
         except TimeoutError:
-            return self.refuse(TryLater(Refusal.DEADLINE, f"no answer within {_DEADLINE} seconds"))
+            return self.refuse(TryLater(Refusal.DEADLINE, f"no answer within {self._deadline:g} seconds"))
         except Exception:  # noqa: BLE001 - the client gets internalError whatever we got wrong, and a person the traceback
             _log.exception("request.fault", request=request.hex())
             return Answer.refusing(InternalError(Refusal.BUG, "an exception nobody foresaw"))
@@ -109,10 +118,21 @@ class Service:
                 answer, read_in = await self._sign_now(asked, issuer, keys, read_in)
             except TryLater as trouble:
                 answer = await self._stored.instead(trouble, asked, issuer)
+        self._count_as(answer, asked, octets=len(request))
         self._cache.put(request, answer, about=keys, read_in=read_in)
         if self._demand is not None and not answer.doubt:
             self._demand.note(keys)
         return answer
+
+    def _count_as(self, answer: Answer, asked: OcspRequest, *, octets: int) -> None:
+        """Have the answer counted, also when it is sent from memory, by its kind and its request's."""
+        hash_names = {cert_id.hash_name or NO_HASH for cert_id in asked.cert_ids}
+        hash_name = hash_names.pop() if len(hash_names) == 1 else _MIXED
+        if answer.times is not None:
+            tally = self._counts.tally(
+                outcome=answer.outcome, hash_name=hash_name, octets=octets, this_update=answer.times.this_update
+            )
+            answer.count_as(hash_name, tally)
 
     async def _sign_now(
         self, asked: OcspRequest, issuer: Issuer, keys: Sequence[Key], read_in: int
@@ -169,7 +189,11 @@ class Service:
         return statuses
 
     async def _sign(
-        self, asked: OcspRequest, statuses: Sequence[CertStatus], issuer: Issuer, signer: AdmittedSigner
+        self,
+        asked: OcspRequest,
+        statuses: Sequence[CertStatus],
+        issuer: Issuer,
+        signer: AdmittedSigner,
     ) -> Answer:
         """Assemble, sign and lint. Nothing leaves unlinted (invariant 7)."""
         now = self._clock()
@@ -182,7 +206,7 @@ class Service:
         ]
         nonce = nonce_to_echo(asked.nonce, issuer.policy)
         tbs = signer.parts.tbs(singles, times=times, extended_revoke=EXTENDED_REVOKE in statuses, nonce=nonce)
-        signature = await signer.signer.sign(tbs)
+        signature = await self._signature(tbs, issuer, signer)
         body = signer.parts.assemble(tbs, signature)
         lint(
             body,
@@ -202,6 +226,16 @@ class Service:
             for_one=nonce is not None or issuer.policy.require_signed,
         )
 
+    async def _signature(self, tbs: bytes, issuer: Issuer, signer: AdmittedSigner) -> bytes:
+        began = time.perf_counter()
+        try:
+            signature = await signer.signer.sign(tbs)
+        except OcspError:
+            self._counts.signing_errors += 1
+            raise
+        self._counts.signed(issuer.name, time.perf_counter() - began)
+        return signature
+
     def refuse(self, error: OcspError) -> Answer:
         """Return the unsigned answer for an error, and tell of it as it deserves.
 
@@ -213,6 +247,8 @@ class Service:
             more = self._try_later.unsaid(error.reason.value)
             if more is not None:
                 _log.warning("answer.try_later", reason=error.reason.value, detail=error.detail, more_since=more)
+            else:
+                self._counts.log_lines_dropped += 1
         else:
             _log.debug("answer.refused", reason=error.reason.value, detail=error.detail)
         return Answer.refusing(error)
@@ -238,7 +274,8 @@ def _plan(
 def _outcome(statuses: Sequence[CertStatus]) -> str:
     """Return one word for the whole answer; several certificates may have several."""
     words = {_WORDS[type(status)] for status in statuses}
-    return words.pop() if len(words) == 1 else "mixed"
+    return words.pop() if len(words) == 1 else _MIXED
 
 
+_MIXED: Final = "mixed"
 _WORDS: Final = {Good: "good", Revoked: "revoked", Unknown: "unknown"}

@@ -28,6 +28,7 @@ from reconciler.store import enter_source
 from reconciler.supervisor import Watched, once
 from responder.answer import Answer
 from responder.cache import Cache
+from responder.counting import Counts
 from responder.errors import LintError, ResponseStatus
 from responder.feed import Feed
 from responder.lookups import LookUps
@@ -65,14 +66,16 @@ class Ground:
         self.ca = ca
         self.issuer_id = issuer_id
         self.cache = Cache(most=100)
-        self.feed = Feed(database, self.cache, reload=self._unchanged)
+        counts = Counts()
+        self.feed = Feed(database, self.cache, reload=self._unchanged, counts=counts)
         self.service = Service(
-            lookups=LookUps(database),
+            lookups=LookUps(database, counts=counts),
             cache=self.cache,
             feed=self.feed,
             keyring=lambda: keyring,
             clock=now,
             stored=StoredAnswers(database, Use.WHEN_SIGNER_FAILS, clock=now),
+            counts=counts,
         )
 
     async def _unchanged(self, _: int) -> None: ...

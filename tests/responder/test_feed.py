@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from demo.ca import Authority
 from responder.answer import Answer
 from responder.cache import Cache
+from responder.counting import Counts
 from responder.feed import Feed
 from responder.ocsp.policy import DEFAULT_POLICY
 from responder.runtime.db import Database
@@ -42,7 +43,7 @@ class Ground:
         self.cache = Cache(most=100)
         self.loads: list[int] = []
         self.loading_takes = 0.0
-        self.feed = Feed(database, self.cache, reload=self._load)
+        self.feed = Feed(database, self.cache, reload=self._load, counts=Counts())
 
     async def _load(self, generation: int) -> None:
         await asyncio.sleep(self.loading_takes)
@@ -193,7 +194,7 @@ class _Broken(Cache):
 
 async def test_a_fault_of_ours_is_told_and_the_feed_goes_on(database: Database, ground: Ground) -> None:
     cache = _Broken(most=10)
-    feed = Feed(database, cache, reload=ground._load)
+    feed = Feed(database, cache, reload=ground._load, counts=Counts())
     await feed.read_once()
     cache.broken = True
     with capture_logs() as lines:

@@ -13,6 +13,7 @@ from psycopg import conninfo
 
 from demo.ca import Authority
 from responder.cache import Cache
+from responder.counting import Counts
 from responder.feed import Feed
 from responder.replica import Replica
 from responder.runtime.db import Database, connect_once
@@ -270,7 +271,7 @@ async def parts(pair: Pair, tmp_path: Path) -> AsyncIterator[tuple[Ground, Parts
         Database(ground.replica_dsn, application="tests") as copy,
     ):
         cache, replica = Cache(most=100), Replica(copy)
-        yield ground, Parts(cache, Feed(primary, cache, reload=unchanged, replica=replica), replica)
+        yield ground, Parts(cache, Feed(primary, cache, reload=unchanged, counts=Counts(), replica=replica), replica)
     pair.replica.go_on()
 
 

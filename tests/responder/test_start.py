@@ -262,6 +262,21 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_wrong(world: World) -> Non
         assert wrong == []
 
 
+def test_told_to_end_while_its_workers_start_it_ends_at_once(world: World) -> None:
+    settings = write_settings(world.folder, dsn=world.dsn, port=free_port(), workers=4)
+    for number in range(6):
+        log = world.folder / f"ended-{number}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [command("ocsp-responder"), "--config", settings, "serve"], stdout=out, stderr=out, env=environment()
+            )
+        until(lambda: "Booting worker" in log.read_text())  # noqa: B023
+        time.sleep(0.05 * number)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
 def test_requests_in_flight_are_answered_before_the_end(world: World) -> None:
     issuer = world.add_issuer("ca", CA, signer=CA.issue_responder())
     request = asking.request_for(issuer.certificate, world.issue(issuer))

@@ -17,7 +17,8 @@ from responder.presign import command
 from responder.runtime import logs
 from responder.runtime.db import DatabaseError
 from responder.runtime.settings import SettingsError, database_dsn
-from responder.server import Server, check_start, signing_keys
+from responder.server import Server, check_start
+from responder.signing.configured import signing_keys
 from responder.status.issuers import IssuerError
 from responder.status.migrate import SchemaError
 

@@ -11,7 +11,6 @@ import os
 import signal
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from responder import config
 from responder.app import create_app
 from responder.asgi import Asgi, Receive, Scope, Send
 from responder.cache import Cache
-from responder.config import Settings, SigningSettings
+from responder.config import Settings
 from responder.counting import Counts
 from responder.demand import Demand
 from responder.fastpath import FastPath
@@ -40,7 +39,6 @@ from responder.service import Service
 from responder.signing.holder import KeyringHolder
 from responder.signing.keyring import admit_listed, list_signers
 from responder.signing.keys import Keys
-from responder.signing.pkcs11 import Bounds
 from responder.snapshots import Snapshots
 from responder.sockets import check_addresses, private_listener
 from responder.status.migrate import check_schema
@@ -91,19 +89,6 @@ async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -
         _log.warning("issuers.none", meaning="every request is answered unauthorized; see `ocsp-admin issuer add`")
     if backing.required == 0:
         _log.warning("sources.none_required", meaning="nothing backs an `unknown`: it is given without waiting")
-
-
-def signing_keys(settings: SigningSettings, *, path: Path) -> Keys:
-    """Return what opens signers' keys by these settings. Raises SettingsError when a secret cannot be read."""
-    passphrase, pin = partial(config.passphrase, settings, path=path), partial(config.pin, settings, path=path)
-    passphrase()
-    pin()
-    bounds = Bounds(
-        sessions=settings.sessions,
-        most_waiting=settings.most_waiting,
-        limit=settings.token_timeout.total_seconds(),
-    )
-    return Keys(passphrase=passphrase, pin=pin, bounds=bounds)
 
 
 class Responder:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from responder.config import PresignedSettings, Settings, passphrase
+from responder.config import PresignedSettings, Settings
 from responder.presign.conductor import Summary, sign_once
 from responder.presign.progress import Lines, Shown
 from responder.presign.watch import Watch
@@ -24,6 +24,7 @@ from responder.presign.worker import Order
 from responder.runtime.db import Connection, connect_once
 from responder.runtime.logs import get_logger
 from responder.runtime.settings import SettingsError
+from responder.signing.configured import signing_keys
 from responder.status.migrate import check_schema
 from responder.status.presigned import Scope
 from responder.status.presigned_store import signed_issuers
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def presign(given: argparse.Namespace, settings: Settings, *, dsn: str) -> int:
     """Sign ahead as the arguments say, and return the exit code."""
-    passphrase(settings.signing, path=given.config)
+    # Secrets that cannot be read are told here, once, and not by every worker.
+    signing_keys(settings.signing, path=given.config)
     workers = given.workers or settings.presigned.workers or os.cpu_count() or 1
     return asyncio.run(_presign(given, settings, dsn=dsn, workers=workers))
 

@@ -4,6 +4,7 @@
 Knows no database. Called by worker.py.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,13 +16,17 @@ from responder.errors import LintError
 from responder.ocsp.likeness import Alike
 from responder.ocsp.policy import archive_cutoff, plan_times
 from responder.ocsp.series import CertIds, Series
+from responder.signing import Signer
 from responder.signing.admission import AdmittedSigner
+from responder.signing.pkcs11 import TokenSigner
 from responder.status.issuers import Issuer
 from responder.status.model import Good
 from responder.status.presigned import Due, Made
 
 # Where the signer does not ask for more: ECDSA verifies slower than it signs.
 _VERIFY_ONE_IN: Final = 64
+# Signatures asked of a token at once: enough for any number of sessions, and no more than may wait for one.
+AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,13 @@ async def sign_portion(due: Sequence[Due], *, issuer: Issuer, signer: AdmittedSi
     series = Series(signer.parts, times, cutoff)
     alike = Alike(issuer=issuer, signer_certificate=signer.certificate, times=times)
     cert_ids = {hash_name: _cert_ids(issuer, hash_name) for hash_name in {each.hash_name for each in due}}
+    asked = [cert_ids[each.hash_name].of(each.serial) for each in due]
+    signed = [series.tbs(cert_id.raw, each.status) for cert_id, each in zip(asked, due, strict=True)]
+    signatures = await _signatures(signer.signer, signed)
     answers: list[tuple[Due, bytes]] = []
     refused: list[tuple[Due, LintError]] = []
-    sign, always, turn = signer.signer.sign, signer.signer.verify_always, count()
-    for each in due:
-        cert_id = cert_ids[each.hash_name].of(each.serial)
-        tbs = series.tbs(cert_id.raw, each.status)
-        signature = await sign(tbs)
+    always, turn = signer.signer.verify_always, count()
+    for each, cert_id, tbs, signature in zip(due, asked, signed, signatures, strict=True):
         body = series.assemble(tbs, signature)
         verify = always or next(turn) % _VERIFY_ONE_IN == 0
         try:
@@ -67,6 +72,16 @@ async def sign_portion(due: Sequence[Due], *, issuer: Issuer, signer: AdmittedSi
         answers=answers,
     )
     return Portion(made, refused)
+
+
+async def _signatures(signer: Signer, signed: Sequence[bytes]) -> list[bytes]:
+    """Sign each in turn; a token that takes its time gets as many at once as it has sessions. Raises TryLater."""
+    if not isinstance(signer, TokenSigner):
+        return [await signer.sign(tbs) for tbs in signed]
+    signatures: list[bytes] = []
+    for start in range(0, len(signed), AT_ONCE):
+        signatures += await asyncio.gather(*(signer.sign(tbs) for tbs in signed[start : start + AT_ONCE]))
+    return signatures
 
 
 @lru_cache(maxsize=1024)

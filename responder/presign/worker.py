@@ -15,16 +15,18 @@ from multiprocessing.connection import Connection as Line
 from pathlib import Path
 from typing import Final, Self
 
+import msgspec
+
 from responder import config
 from responder.errors import OcspError, Refusal, TryLater
-from responder.presign.portion import sign_portion
+from responder.presign.portion import AT_ONCE, sign_portion
 from responder.runtime import logs
 from responder.runtime.db import Connection, DatabaseError, connect_once
 from responder.runtime.logs import Level, Sparingly, get_logger
 from responder.runtime.settings import SettingsError
 from responder.signing.admission import AdmittedSigner
+from responder.signing.configured import signing_keys
 from responder.signing.keyring import Keyring, load_keyring
-from responder.signing.keys import Keys
 from responder.status.issuer_store import generation
 from responder.status.issuers import Issuer, IssuerError, IssuerSet
 from responder.status.model import serial_hex
@@ -76,7 +78,10 @@ class Worker:
         self._line = line
         self._scope = Scope(issuers=order.issuers, hash_names=order.hash_names, lead=order.lead, asked_within=None)
         self._generation: int | None = None
-        self._keys = Keys(passphrase=self._passphrase)
+        signing = config.load_settings(order.settings_file).signing
+        # How many clients may wait for a token is nothing to us: a portion waits as long as it takes.
+        patient = msgspec.structs.replace(signing, most_waiting=max(signing.most_waiting, AT_ONCE))
+        self._keys = signing_keys(patient, path=order.settings_file)
         self._keyring = Keyring(IssuerSet(()), {})
         self._resting: dict[int, float] = {}
         self._unreachable = Sparingly(seconds=_BETWEEN_LINES)
@@ -124,10 +129,6 @@ class Worker:
         self._generation = current
         for issuer_id in rested:
             del self._resting[issuer_id]
-
-    def _passphrase(self) -> bytes | None:
-        file = self._order.settings_file
-        return config.passphrase(config.load_settings(file).signing, path=file)
 
     def _who_signs(self, issuer_id: int, *, now: datetime) -> tuple[Issuer, AdmittedSigner]:
         """Return the issuer and its signer. Raises TryLater and Unauthorized.

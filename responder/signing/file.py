@@ -34,10 +34,13 @@ _UNWISE_BITS: Final = stat.S_IROTH
 # A 4096-bit RSA key takes about 3,300 octets; a file beyond this is something else.
 _MOST_OCTETS: Final = 65_536
 
-_CURVE_DIGESTS: Final[dict[str, hashes.HashAlgorithm]] = {
-    "secp256r1": hashes.SHA256(),
-    "secp384r1": hashes.SHA384(),
-    "secp521r1": hashes.SHA512(),
+# Made once: with a fast key, making them for each signature would be noticed.
+_PKCS1: Final = padding.PKCS1v15()
+_SHA256: Final = hashes.SHA256()
+_BY_CURVE: Final = {
+    "secp256r1": ec.ECDSA(hashes.SHA256()),
+    "secp384r1": ec.ECDSA(hashes.SHA384()),
+    "secp521r1": ec.ECDSA(hashes.SHA512()),
 }
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -75,9 +78,9 @@ class FileSigner:
         """Return the signature: PKCS #1 v1.5 with SHA-256, ECDSA with the digest of the curve, or Ed25519."""
         match self._key:
             case rsa.RSAPrivateKey() as key:
-                return key.sign(tbs, padding.PKCS1v15(), hashes.SHA256())
+                return key.sign(tbs, _PKCS1, _SHA256)
             case ec.EllipticCurvePrivateKey() as key:
-                return key.sign(tbs, ec.ECDSA(_CURVE_DIGESTS[key.curve.name]))
+                return key.sign(tbs, _BY_CURVE[key.curve.name])
             case ed25519.Ed25519PrivateKey() as key:
                 return key.sign(tbs)
 

@@ -100,13 +100,19 @@ class StoredAnswers:
         self._told = Sparingly(seconds=_BETWEEN_LINES)
 
     async def first(self, asked: OcspRequest, issuer: Issuer) -> Answer | None:
-        """Return a stored answer that is not due yet, where the setting wants those before any signature."""
-        if self._use is not Use.FIRST:
+        """Return a stored answer that is not due yet, where the setting wants those before any signature.
+
+        A client that prefers a signature algorithm gets one that is made for it: what is stored has only one signer.
+        """
+        if self._use is not Use.FIRST or len(asked.preferred) > 0:
             return None
         return await self._find(asked, issuer, when_due=False)
 
     async def instead(self, trouble: TryLater, asked: OcspRequest, issuer: Issuer) -> Answer:
-        """Return a stored answer because nobody could sign. Raises the trouble again where there is none to send."""
+        """Return a stored answer because nobody could sign. Raises the trouble again where there is none to send.
+
+        Whatever algorithm the client prefers: RFC 6960 section 4.4.7.2 lets a responder sign as it can.
+        """
         if self._use is Use.NEVER or trouble.reason not in _NO_SIGNATURE:
             raise trouble
         answer = await self._find(asked, issuer, when_due=True)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from admin import cert, check_url, config, issuer, migrate, requester, source
+from admin import cert, check_url, config, issuer, migrate, requester, signer, source
 from admin.arguments import AnyOrder
 from admin.context import Context, Refused
 from responder.errors import PolicyError, SignerRefused
@@ -55,6 +55,7 @@ def _run(given: argparse.Namespace) -> int:
         dsn="" if alone else database_dsn(settings.database, path=given.config),
         actor=given.actor or getpass.getuser(),
         passphrase_file=settings.signing.passphrase_file,
+        pin_file=settings.signing.pin_file,
     )
     result: int = asyncio.run(given.command(given, context))
     return result
@@ -68,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"foundling {version('foundling')}")
     nouns = parser.add_subparsers(required=True, metavar="NOUN")
-    for noun in (migrate, issuer, requester, cert, source, check_url):
+    for noun in (migrate, issuer, requester, signer, cert, source, check_url):
         noun.add_commands(nouns)
     return parser

@@ -12,6 +12,8 @@ class SigningSettings(Section, frozen=True, kw_only=True):
 
     #: A file with the passphrase of encrypted signer keys, for checking a signer when it is added.
     passphrase_file: str = ""
+    #: A file with the PIN of tokens whose URI has no pin-source.
+    pin_file: str = ""
 
 
 class LogSettings(Section, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from responder.runtime.db import Connection, connect_once
+from responder.signing.keys import Keys
 from responder.status.issuer_store import find_issuer, issuer_names
 from responder.status.migrate import check_schema
 from responder.status.store import act_for
@@ -23,6 +24,11 @@ class Context:
     dsn: str
     actor: str
     passphrase_file: str
+    pin_file: str
+
+    def keys(self) -> Keys:
+        """Return what opens signers' keys; each secret is read when one needs it, and may raise Refused."""
+        return Keys(passphrase=lambda: _secret(self.passphrase_file), pin=lambda: _secret(self.pin_file))
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -37,6 +43,10 @@ class Context:
         async with self.connection() as connection, connection.transaction():
             await act_for(connection, self.actor)
             yield connection
+
+
+def _secret(file: str) -> bytes | None:
+    return read_file(Path(file)).rstrip(b"\r\n") if file else None
 
 
 def read_file(path: Path) -> bytes:

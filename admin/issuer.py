@@ -16,7 +16,7 @@ from responder.ocsp.policy import DEFAULT_POLICY, check_policy
 from responder.runtime.db import Connection
 from responder.runtime.settings import Duration
 from responder.signing.file import load_certificate
-from responder.signing.keys import FILE_SCHEME, Keys
+from responder.signing.keys import FILE_SCHEME
 from responder.status import issuer_store
 from responder.status.issuers import CaCertificate, Issuer
 from responder.status.model import NonceMode, Policy, UnassignedAnswer
@@ -158,8 +158,7 @@ async def _add_signer(connection: Connection, given: argparse.Namespace, issuer:
         kind=key_kind(certificate),
         state=SignerState.ACTIVE,
     )
-    passphrase = read_file(Path(context.passphrase_file)).rstrip(b"\r\n") if context.passphrase_file else None
-    await Keys(passphrase=lambda: passphrase).open(record, issuer, now=datetime.now(UTC))
+    await context.keys().open(record, issuer, now=datetime.now(UTC))
     await issuer_store.insert_signer(
         connection,
         issuer.issuer_id,

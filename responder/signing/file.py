@@ -46,18 +46,38 @@ _BY_CURVE: Final = {
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-class FileSigner:
-    """Signs with a key held in memory. A signature takes microseconds to a few milliseconds and is made right here."""
+class FileKey:
+    """A key held in memory, without a certificate yet."""
 
-    __slots__ = ("_key", "algorithm", "certificate", "public_key", "verify_always")
+    __slots__ = ("_key", "algorithm", "public_key")
 
-    def __init__(self, key: PrivateKeyTypes, certificate: x509.Certificate) -> None:
-        """Take a key and its certificate. Raises SignerRefused for a kind of key that is not used here."""
+    def __init__(self, key: PrivateKeyTypes) -> None:
+        """Take a key. Raises SignerRefused for a kind that is not used here."""
         self.public_key: PublicKey = usable_key(key.public_key())
         # usable_key() has looked at the public half, and the private half is of the same kind.
         assert isinstance(key, PrivateKey)  # noqa: S101
         self._key = key
         self.algorithm = algorithm_for(self.public_key)
+
+    async def sign(self, tbs: bytes) -> bytes:
+        """Return the signature: PKCS #1 v1.5 with SHA-256, ECDSA with the digest of the curve, or Ed25519."""
+        match self._key:
+            case rsa.RSAPrivateKey() as key:
+                return key.sign(tbs, _PKCS1, _SHA256)
+            case ec.EllipticCurvePrivateKey() as key:
+                return key.sign(tbs, _BY_CURVE[key.curve.name])
+            case ed25519.Ed25519PrivateKey() as key:
+                return key.sign(tbs)
+
+
+class FileSigner(FileKey):
+    """Signs with a key held in memory. A signature takes microseconds to a few milliseconds and is made right here."""
+
+    __slots__ = ("certificate", "verify_always")
+
+    def __init__(self, key: PrivateKeyTypes, certificate: x509.Certificate) -> None:
+        """Take a key and its certificate. Raises SignerRefused for a kind of key that is not used here."""
+        super().__init__(key)
         self.certificate = certificate
         # Verifying costs little with RSA and more than signing with ECDSA; a slip in RSA signing gives the key away.
         self.verify_always = isinstance(key, rsa.RSAPrivateKey)
@@ -72,17 +92,12 @@ class FileSigner:
         Raises SignerRefused with one line for the operator: not readable, open to others, not a key, wrong or missing
         passphrase, a kind of key not used here. Whether key and certificate belong together is admission.py's question.
         """
-        return cls(_private_key(key_file, _read(key_file), passphrase), load_certificate(certificate))
+        return cls(read_key(key_file, passphrase=passphrase), load_certificate(certificate))
 
-    async def sign(self, tbs: bytes) -> bytes:
-        """Return the signature: PKCS #1 v1.5 with SHA-256, ECDSA with the digest of the curve, or Ed25519."""
-        match self._key:
-            case rsa.RSAPrivateKey() as key:
-                return key.sign(tbs, _PKCS1, _SHA256)
-            case ec.EllipticCurvePrivateKey() as key:
-                return key.sign(tbs, _BY_CURVE[key.curve.name])
-            case ed25519.Ed25519PrivateKey() as key:
-                return key.sign(tbs)
+
+def read_key(path: Path, *, passphrase: bytes | None) -> PrivateKeyTypes:
+    """Read a key file (PEM). Raises SignerRefused."""
+    return _private_key(path, _read(path), passphrase)
 
 
 def load_certificate(data: bytes) -> x509.Certificate:

@@ -14,10 +14,11 @@ from typing import Final
 from responder.errors import SignerRefused
 from responder.signing import Signer
 from responder.signing.admission import AdmittedSigner, admit
-from responder.signing.file import FileSigner, load_certificate
-from responder.signing.pkcs11 import TOKEN_RULE, Bounds, TokenSigner, WrongPin
+from responder.signing.csr import CURVE_OIDS, RSA_BITS, make_key_file
+from responder.signing.file import FileKey, FileSigner, load_certificate, read_key
+from responder.signing.pkcs11 import TOKEN_RULE, Bounds, TokenKey, TokenSigner, WrongPin
 from responder.signing.uri import PKCS11_SCHEME, KeyUri, UriError
-from responder.signing.wire import Open
+from responder.signing.wire import Generate, Open
 from responder.status.issuers import Issuer
 from responder.status.signers import SignerRecord
 
@@ -26,6 +27,8 @@ LOCATION_RULE: Final = "key location"
 
 # A request that was given its signer just before that was closed may still want a signature (seconds).
 _LAST_CALLS: Final = 10.0
+# Slow tokens take their time over a new RSA key (seconds).
+_MAKING: Final = 60.0
 
 
 def _nothing() -> None:
@@ -97,10 +100,25 @@ class Keys:
         if tried in self._wrong_pins:
             raise SignerRefused(TOKEN_RULE, "the token does not take the PIN; this one is not tried again")
         try:
-            return await TokenSigner.open(place, load_certificate(certificate), bounds=self._bounds)
+            signed_by = load_certificate(certificate)
+            key = await TokenKey.open(place, bounds=self._bounds, otherwise=signed_by.public_key())
+            return TokenSigner(key, signed_by)
         except WrongPin:
             self._wrong_pins.add(tried)
             raise
+
+    async def make(self, location: str, kind: str) -> FileKey | TokenKey:
+        """Make a new key of a kind that csr.py names, where there is none yet; a TokenKey is for the caller to close.
+
+        Raises SignerRefused.
+        """
+        if location.startswith(PKCS11_SCHEME):
+            place = self.place(location)
+            new = Generate(place=place, curve=CURVE_OIDS.get(kind), bits=RSA_BITS.get(kind, 0))
+            return await TokenKey.open(place, bounds=Bounds(sessions=1, limit=_MAKING), new=new)
+        file, passphrase = Path(location.removeprefix(FILE_SCHEME)), self._passphrase()
+        await asyncio.to_thread(make_key_file, file, kind, passphrase=passphrase)
+        return FileKey(await asyncio.to_thread(read_key, file, passphrase=passphrase))
 
     def place(self, location: str) -> Open:
         """Return what opens the key that a PKCS#11 URI names. Raises SignerRefused."""

@@ -24,7 +24,7 @@ from responder.errors import Refusal, SignerRefused, SignerUnavailable, TryLater
 from responder.runtime.logs import Sparingly, get_logger
 from responder.signing import PublicKey, algorithm_for, usable_key
 from responder.signing.session import Session, TokenError
-from responder.signing.wire import Open, Opened, Trouble
+from responder.signing.wire import Generate, Open, Opened, Trouble
 from responder.status import der
 
 _log = get_logger("signing")
@@ -200,42 +200,38 @@ class Pool:
         return session
 
 
-class TokenSigner:
-    """Signs with a key on a token. Every signature of it is verified before it is served."""
+class TokenKey:
+    """A private key on a token, which has proven itself."""
 
-    verify_always: Final = True
-
-    def __init__(
-        self, pool: Pool, certificate: x509.Certificate, *, public_key: PublicKey, hashes_itself: bool
-    ) -> None:
+    def __init__(self, pool: Pool, *, public_key: PublicKey, hashes_itself: bool) -> None:
         """Sign through this pool; `open` is how to get one."""
         self._pool = pool
         self._hashes_itself = hashes_itself
-        self.certificate = certificate
         self.public_key = public_key
         self.algorithm = algorithm_for(public_key)
 
     @classmethod
-    async def open(cls, place: Open, certificate: x509.Certificate, *, bounds: Bounds) -> Self:
-        """Open the key and have it prove itself by a signature that verifies under its public half.
+    async def open(
+        cls, place: Open, *, bounds: Bounds, otherwise: PublicKeyTypes | None = None, new: Generate | None = None
+    ) -> Self:
+        """Open the key, or a new one made there, and have it prove itself by a signature that verifies.
 
-        Where the token tells no public half, it is the certificate's that has to verify. Raises SignerUnavailable when
-        the token does not answer, SignerRefused with one line for whatever somebody has to put right.
+        It has to verify under the public half that the token tells, or under `otherwise` where it tells none. Raises
+        SignerUnavailable when the token does not answer, SignerRefused with one line for whatever somebody has to put
+        right.
         """
         try:
-            first = await Session.open(place, limit=bounds.limit)
+            first = await Session.open(place if new is None else new, limit=bounds.limit)
         except TokenError as exc:
             raise refusal(exc) from exc
         pool = Pool(place, bounds, first)
         try:
-            told = public_half(first.opened)
-            public_key = usable_key(certificate.public_key() if told is None else told)
-            signer = cls(pool, certificate, public_key=public_key, hashes_itself=first.opened.hashes)
-            await signer._prove()
+            key = cls(pool, public_key=_usable(public_half(first.opened), otherwise), hashes_itself=first.opened.hashes)
+            await key.prove()
         except BaseException:
             await pool.close()
             raise
-        return signer
+        return key
 
     async def sign(self, tbs: bytes) -> bytes:
         """Return the signature over these octets. Raises TryLater when the token cannot make it now."""
@@ -260,7 +256,8 @@ class TokenSigner:
         """End the sessions."""
         await self._pool.close()
 
-    async def _prove(self) -> None:
+    async def prove(self) -> None:
+        """Raise SignerRefused unless a test signature verifies."""
         message = b"foundling: " + os.urandom(32)
         try:
             signature = await self.sign(message)
@@ -269,6 +266,32 @@ class TokenSigner:
             raise SignerUnavailable(TOKEN_RULE, exc.detail) from exc
         except (InvalidSignature, ValueError) as exc:
             raise SignerRefused(PROOF_RULE, "what the token signs does not verify under its public key") from exc
+
+
+class TokenSigner:
+    """Signs with a key on a token. Every signature of it is verified before it is served."""
+
+    verify_always: Final = True
+
+    def __init__(self, key: TokenKey, certificate: x509.Certificate) -> None:
+        """Put a key and its certificate together; whether they belong together is admission's to say."""
+        self._key = key
+        self.certificate = certificate
+        self.public_key = key.public_key
+        self.algorithm = key.algorithm
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether lost sessions are not opened again, because the token does not take the PIN any more."""
+        return self._key.has_given_up
+
+    async def sign(self, tbs: bytes) -> bytes:
+        """Return the signature over these octets. Raises TryLater when the token cannot make it now."""
+        return await self._key.sign(tbs)
+
+    async def close(self) -> None:
+        """End the sessions."""
+        await self._key.close()
 
 
 def refusal(exc: TokenError) -> SignerRefused:
@@ -293,6 +316,13 @@ def public_half(opened: Opened) -> PublicKeyTypes | None:
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise SignerRefused(TOKEN_RULE, f"the token's public key cannot be read: {exc}") from exc
     return None
+
+
+def _usable(told: PublicKeyTypes | None, otherwise: PublicKeyTypes | None) -> PublicKey:
+    found = otherwise if told is None else told
+    if found is None:
+        raise SignerRefused(TOKEN_RULE, "the token does not tell the public half of the key")
+    return usable_key(found)
 
 
 def _point(value: bytes) -> bytes:

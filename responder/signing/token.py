@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, exceptions
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, exceptions
 
 from responder.signing import wire
 from responder.signing.wire import Failed, Generate, Open, Opened, Sign, Signed, Trouble
@@ -103,7 +103,10 @@ def _read(line: socket.socket) -> bytes | None:
 
 
 def _open(place: Open) -> tuple[Opened, _Key]:
-    session = _session(place, rw=False)
+    return _find(_session(place, rw=False), place)
+
+
+def _find(session: Any, place: Open) -> tuple[Opened, _Key]:
     (key,) = _one(list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, **_named(place)})), place)
     return _opened(session, key, place)
 
@@ -113,13 +116,20 @@ def _generate(asked: Generate) -> tuple[Opened, _Key]:
     session = _session(place, rw=True)
     if list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, **_named(place)})):
         raise _FailedError(Trouble.SETTING, f"there is a key {_words(place)} already")
-    names = {"id": place.identity, "label": place.label, "store": True}
+    # Good for signatures alone, and never to leave the token.
+    names = {
+        "id": place.identity,
+        "label": place.label,
+        "store": True,
+        "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        "private_template": {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+    }
     if asked.curve is None:
         session.generate_keypair(KeyType.RSA, asked.bits, **names)
     else:
         parameters = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: asked.curve}, local=True)
         parameters.generate_keypair(**names)
-    return _open(place)
+    return _find(session, place)
 
 
 def _session(place: Open, *, rw: bool) -> Any:

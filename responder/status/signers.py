@@ -20,7 +20,7 @@ class KeyKind(enum.StrEnum):
 
 
 class SignerState(enum.StrEnum):
-    """What a signer may do. It goes from the first to the last, never back, and may leave out what lies between."""
+    """What a signer may do. It goes from the first to the last; the one way back is from replaced to active."""
 
     STAGED = "staged"  # every responder tries it, and none signs with it
     ACTIVE = "active"  # signs; one of each kind for an issuer

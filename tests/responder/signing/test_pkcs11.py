@@ -70,11 +70,11 @@ async def test_every_kind_of_key_signs_and_names_its_public_half(kind: str, hsm:
 
 async def test_a_token_that_does_not_hash_gets_the_digest(hsm: SoftHsm) -> None:
     async with opened(hsm, "rsa2048") as signer:
-        assert signer._hashes_itself
+        assert signer._key._hashes_itself
     mechanisms = hsm.configuration.read_text() + "slots.mechanisms = CKM_RSA_PKCS,CKM_ECDSA\n"
     hsm.configuration.write_text(mechanisms)
     async with opened(hsm, "rsa2048") as signer:
-        assert not signer._hashes_itself
+        assert not signer._key._hashes_itself
         verify("rsa2048", await signer.sign(b"ResponseData"), b"ResponseData")
 
 

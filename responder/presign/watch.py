@@ -7,6 +7,7 @@ On every host its workers empty the queue; one host, whichever holds the lock, f
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -48,25 +49,41 @@ class Watch:
 
     async def run(self) -> Tally:
         """Work until told to stop. An outage of the database is told once and outlived."""
+        tending = asyncio.create_task(self._tend())
         try:
             while not self._stop.is_set():
-                try:
-                    async with connect_once(self._dsn, application="ocsp-presign") as connection:
-                        await self._follow(connection)
-                except DatabaseError as exc:
-                    if not self._failing:
-                        _log.error("presign.database", detail=str(exc), meaning="nothing new is planned meanwhile")
-                    self._failing = True
-                    await pause(self._stop, _RECONNECT)
-                    self._live()
+                if tending.done():
+                    tending.result()
+                await self._plan_while_connected()
         finally:
             notify("STOPPING=1")
+            tending.cancel()
+            with suppress(asyncio.CancelledError):
+                await tending
             if self._crew is not None:
                 self._tally.add(self._crew.stop())
         return self._tally
 
+    async def _tend(self) -> None:
+        """Listen to the workers, however long a plan takes: one that nobody listens to stops working."""
+        while True:
+            if self._crew is not None:
+                self._tally.add(self._crew.reports())
+            notify("WATCHDOG=1")
+            await asyncio.sleep(_TICK)
+
+    async def _plan_while_connected(self) -> None:
+        try:
+            async with connect_once(self._dsn, application="ocsp-presign") as connection:
+                await self._follow(connection)
+        except DatabaseError as exc:
+            if not self._failing:
+                _log.error("presign.database", detail=str(exc), meaning="nothing new is planned meanwhile")
+            self._failing = True
+            await pause(self._stop, _RECONNECT)
+
     async def _follow(self, connection: Connection) -> None:
-        """Plan for everybody while this connection holds the lock, and look after the workers in any case."""
+        """Start the workers, and plan for everybody while this connection holds the lock."""
         leads, known, seen, planned_at = False, None, 0, float("-inf")
         order, scope = await self._ordered(connection)
         while not self._stop.is_set():
@@ -80,7 +97,7 @@ class Watch:
                 seen, planned_at = await self._plan(connection, scope, seen=seen, planned_at=planned_at)
             await self._tell(connection, scope)
             self._failing = False
-            self._live()
+            notify("READY=1")
             await pause(self._stop, _TICK)
 
     async def _plan(self, connection: Connection, scope: Scope, *, seen: int, planned_at: float) -> tuple[int, float]:
@@ -103,12 +120,6 @@ class Watch:
             self._tally.add(self._crew.order_anew(order))
 
     async def _tell(self, connection: Connection, scope: Scope) -> None:
-        if self._crew is not None:
-            self._tally.add(self._crew.reports())
         left = await queued(connection, scope.issuers)
         if left > 0:
             self._lines.update(done=self._tally.signed, left=left)
-
-    def _live(self) -> None:
-        """Say that we are there: to whoever waits for the start, and to the watchdog."""
-        notify("READY=1\nWATCHDOG=1")

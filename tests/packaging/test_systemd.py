@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -42,6 +43,7 @@ PASSPHRASE = b"of a signer in a sandbox"
 
 def test_the_units_are_there() -> None:
     assert [unit.name for unit in UNITS] == [
+        "ocsp-presign.service",
         "ocsp-reconciler.service",
         "ocsp-responder.service",
         "ocsp-responder-private.socket",
@@ -78,10 +80,13 @@ def test_the_sandbox_leaves_little(unit: Path, program: Find, capsys: pytest.Cap
     assert float(found[1]) < MOST_EXPOSURE, said
 
 
-def test_the_two_services_run_as_different_users_and_share_no_group() -> None:
-    users = [(*values(unit, "User"), *values(unit, "Group"), *values(unit, "SupplementaryGroups")) for unit in SERVICES]
-    assert all(len(names) == 3 for names in users)
-    assert set(users[0]) & set(users[1]) == set()
+def test_the_reconciler_shares_no_user_and_no_group_with_those_that_sign() -> None:
+    users = {
+        unit.stem: {*values(unit, "User"), *values(unit, "Group"), *values(unit, "SupplementaryGroups")}
+        for unit in SERVICES
+    }
+    assert users["ocsp-presign"] == users["ocsp-responder"]
+    assert users["ocsp-reconciler"] & users["ocsp-responder"] == set()
 
 
 def test_the_users_directories_and_modes_come_out_as_the_units_need_them(program: Find, tmp_path: Path) -> None:
@@ -277,6 +282,34 @@ def test_the_responder_answers_under_its_filters_with_its_credentials_on_the_soc
         ears.wait_for("WATCHDOG=1")
         service.send_signal(signal.SIGTERM)
         assert service.wait(timeout=PATIENCE) == 0
+    log = (tmp_path / "service.log").read_text()
+    assert "Traceback" not in log, log
+    assert "Operation not permitted" not in log, log
+
+
+def test_answers_are_signed_ahead_under_the_filters_with_the_credentials(
+    program: Find, tmp_path: Path, ears: Ears, ca: Authority, credentials: dict[str, str], dsn: str
+) -> None:
+    program("systemd-analyze")
+    write_certificates(tmp_path / "leaf.pem", ca.issue("ahead.example"))
+    run_admin(tmp_path / "admin.toml", "cert", "register", "--issuer", "sandboxed", str(tmp_path / "leaf.pem"))
+    (tmp_path / "responder.toml").write_text('[database]\ndsn = "service=foundling"\n[presigned]\nworkers = 2\n')
+    command_line = (
+        sys.executable, "-m", "tests.packaging.sandbox", str(ROOT / "systemd" / "ocsp-presign.service"),
+        command("ocsp-responder"), "--config", str(tmp_path / "responder.toml"), "presign", "--watch",
+    )  # fmt: skip
+    told = credentials | {"NOTIFY_SOCKET": str(ears.path), "OCSP_DATABASE_DSN": "", "HOME": str(tmp_path)}
+    with running(*command_line, folder=tmp_path, environment=told) as service:
+        ears.wait_for("READY=1")
+        ears.wait_for("WATCHDOG=1")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            deadline = time.monotonic() + PATIENCE
+            while connection.execute("SELECT count(*) FROM ocsp.stored_answer").fetchone() != (1,):
+                assert time.monotonic() < deadline, (tmp_path / "service.log").read_text()
+                time.sleep(0.1)
+        service.send_signal(signal.SIGTERM)
+        ears.wait_for("STOPPING=1")
+        assert service.wait(PATIENCE) == 0
     log = (tmp_path / "service.log").read_text()
     assert "Traceback" not in log, log
     assert "Operation not permitted" not in log, log

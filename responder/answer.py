@@ -77,26 +77,19 @@ class Answer:
 
     def headers(self, now: datetime) -> Headers:
         """Return the headers for sending it now (RFC 9919 sections 6 and 7.2), dates as IMF-fixdate."""
-        headers: Headers = [(b"content-type", CONTENT_TYPE), (b"date", http_date(now))]
-        if self.times is None:
-            return headers + _NEVER_STORE
-        kept = self.is_cacheable
-        return [
-            *headers,
-            (b"last-modified", http_date(self.times.this_update)),
-            (b"expires", http_date(self.times.next_update if kept else now)),
-            (b"etag", self.etag),
-            (b"cache-control", _public(self.times, now=now, max_age=self.max_age) if kept else _DOUBT),
-        ]
+        headers = list(_dated(self.times, self.max_age, self.is_cacheable, now))
+        return headers if self.times is None else [*headers, (b"etag", self.etag)]
 
     def head(self, now: datetime, *, status: bytes = OK) -> bytes:
         """Return status line and headers as HTTP/1.1 writes them, but for the empty line and what the connection needs.
 
         A 304 has no body, and tells the length of the one it stands for as little as it may (RFC 9110 section 15.4.5).
         """
-        lines = [b"%b: %b\r\n" % header for header in self.headers(now)]
-        length = b"content-length: %d\r\n" % len(self.body) if status is OK else b""
-        return b"".join([b"HTTP/1.1 ", status, b"\r\n", *lines, length])
+        dated = _dated_lines(self.times, self.max_age, self.is_cacheable, now.replace(microsecond=0))
+        if status is NOT_MODIFIED:
+            return b"HTTP/1.1 %b\r\n%betag: %b\r\n" % (status, dated, self.etag)
+        tag = b"" if self.times is None else b"etag: %b\r\n" % self.etag
+        return b"HTTP/1.1 %b\r\n%b%bcontent-length: %d\r\n" % (status, dated, tag, len(self.body))
 
     def is_what(self, if_none_match: bytes) -> bool:
         """Tell whether a client's If-None-Match names this answer (RFC 9110 section 13.1.2)."""
@@ -104,6 +97,25 @@ class Answer:
             return False
         named = (tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b","))
         return any(tag in {self.etag, b"*"} for tag in named)
+
+
+def _dated(times: Times | None, max_age: timedelta, kept: bool, now: datetime) -> Headers:
+    """Return the headers that all answers of the same times have in common at this moment."""
+    headers: Headers = [(b"content-type", CONTENT_TYPE), (b"date", http_date(now))]
+    if times is None:
+        return headers + _NEVER_STORE
+    return [
+        *headers,
+        (b"last-modified", http_date(times.this_update)),
+        (b"expires", http_date(times.next_update if kept else now)),
+        (b"cache-control", _public(times, now=now, max_age=max_age) if kept else _DOUBT),
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _dated_lines(times: Times | None, max_age: timedelta, kept: bool, second: datetime) -> bytes:
+    # Thousands of answers are signed, and sent, in the same second.
+    return b"".join(b"%b: %b\r\n" % header for header in _dated(times, max_age, kept, second))
 
 
 def _public(times: Times, *, now: datetime, max_age: timedelta) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look-ups gathered: all that requests ask in one turn of the event loop goes to the table in one query.
+"""Look-ups gathered: what requests ask while a query is under way goes to the table in the next one.
 
 Knows the table's answers and how fresh the sources are when it has none; decides nothing.
 """
@@ -14,11 +14,15 @@ from responder.counting import Counts
 from responder.errors import InternalError, Refusal, TryLater
 from responder.replica import Copied, Replica
 from responder.runtime.db import Database, DatabaseError
+from responder.runtime.patience import within
 from responder.status.model import Freshness, Pending, Status, is_serial
 from responder.status.store import Key, freshness, look_up, reserved
 
 # Keys to a query: more would make one slow answer hold up many.
 _MOST_KEYS: Final = 512
+# Queries under way at the same time. A query costs far more than a certificate in it, so few large ones are best; with
+# a second one the table is never idle while the answers of the first are signed.
+_MOST_QUERIES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,12 @@ class Found:
 class LookUps:
     """Asks the status table on behalf of many requests at once."""
 
-    def __init__(self, database: Database, *, counts: Counts, replica: Replica | None = None) -> None:
-        """Ask nothing yet. `database` is the primary, which has the last word on what a replica does not know."""
+    def __init__(self, database: Database, *, deadline: float, counts: Counts, replica: Replica | None = None) -> None:
+        """Ask nothing yet. `database` is the primary, which has the last word on what a replica does not know.
+
+        Nobody waits longer than `deadline` (seconds): half of it for a query's turn, and half for its end.
+        """
+        self._deadline = deadline
         self._database = database
         self._replica = replica
         self._counts = counts
@@ -48,47 +56,53 @@ class LookUps:
         Raises TryLater when the table cannot be asked, InternalError where a row contradicts itself.
         """
         if len(keys) == 1:
-            return [await asyncio.shield(self._asked(keys[0]))]
-        return list(await asyncio.gather(*(asyncio.shield(self._asked(key)) for key in keys)))
+            return [await self._asked(keys[0])]
+        return list(await asyncio.gather(*map(self._asked, keys)))
 
     def _asked(self, key: Key) -> "asyncio.Future[Found]":
-        loop = asyncio.get_running_loop()
         future = self._waiting.get(key)
         if future is None:
+            loop = asyncio.get_running_loop()
             if not self._waiting:
                 loop.call_soon(self._send)
             future = self._waiting[key] = loop.create_future()
         return future
 
     def _send(self) -> None:
-        waiting, self._waiting = list(self._waiting.items()), {}
-        for start in range(0, len(waiting), _MOST_KEYS):
-            task = asyncio.ensure_future(self._ask(dict(waiting[start : start + _MOST_KEYS])))
+        """Ask for what is waiting; what finds no free place is asked for when one becomes free."""
+        while self._waiting and len(self._tasks) < _MOST_QUERIES:
+            asked, self._waiting = self._waiting, {}
+            for key in list(asked)[_MOST_KEYS:]:
+                self._waiting[key] = asked.pop(key)
+            task = asyncio.ensure_future(self._ask(asked))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._free)
+
+    def _free(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._send()
 
     async def _ask(self, asked: dict[Key, "asyncio.Future[Found]"]) -> None:
         try:
             began = time.perf_counter()
-            answers = await self._query(list(asked))
+            answers = await within(self._deadline / 2, self._query(list(asked)))
             self._counts.looked_up(len(asked), time.perf_counter() - began)
         except DatabaseError as exc:
             self._counts.database_errors += 1
-            trouble = TryLater(Refusal.DATABASE, f"the status table cannot be asked: {exc}")
-            for future in asked.values():
-                _fail(future, trouble)
+            _fail(asked, TryLater(Refusal.DATABASE, f"the status table cannot be asked: {exc}"))
+        except TimeoutError as exc:
+            self._counts.database_errors += 1
+            _fail(asked, TryLater(Refusal.DEADLINE, f"the status table takes too long: {exc}"))
         except ValueError as exc:
             # A row contradicts itself. Whoever asked about others in the same query is not to suffer for it.
             if len(asked) > 1:
                 for key, future in asked.items():
                     await self._ask({key: future})
             else:
-                for future in asked.values():
-                    _fail(future, InternalError(Refusal.CONTRADICTION, str(exc)))
+                _fail(asked, InternalError(Refusal.CONTRADICTION, str(exc)))
         except BaseException as exc:
             # Cancelled at shutdown, or a fault of ours: whoever waits must not wait for ever.
-            for future in asked.values():
-                _fail(future, TryLater(Refusal.BUG, f"the look-up was given up: {exc!r}"))
+            _fail(asked, TryLater(Refusal.BUG, f"the look-up was given up: {exc!r}"))
             raise
         else:
             for key, future in asked.items():
@@ -100,12 +114,15 @@ class LookUps:
         possible = [key for key in keys if is_serial(key[1])]
         copied = Copied() if self._replica is None or not possible else await self._replica.look_up(possible)
         found = {key: Found(status, None, copied.read_in) for key, status in copied.rows.items()}
-        if len(found) == len(keys):
-            return found
-        possible = [key for key in possible if key not in found]
+        if len(found) < len(keys):
+            found |= await self._query_primary([key for key in keys if key not in found])
+        return found
+
+    async def _query_primary(self, keys: list[Key]) -> dict[Key, Found]:
+        possible = [key for key in keys if is_serial(key[1])]
         async with self._database.connection() as connection:
             rows = await look_up(connection, possible) if possible else {}
-            found.update({key: Found(status, None) for key, status in rows.items()})
+            found = {key: Found(status, None) for key, status in rows.items()}
             if len(found) < len(keys):
                 missing = [key for key in possible if key not in rows]
                 promised = await reserved(connection, missing)
@@ -119,8 +136,9 @@ class LookUps:
         return found
 
 
-def _fail(future: "asyncio.Future[Found]", exc: Exception) -> None:
-    if not future.done():
-        future.set_exception(exc)
-        # Every waiter may have been cancelled by then; an exception nobody fetches is no news.
-        future.exception()
+def _fail(asked: dict[Key, "asyncio.Future[Found]"], exc: Exception) -> None:
+    for future in asked.values():
+        if not future.done():
+            future.set_exception(exc)
+            # Every waiter may have been cancelled by then; an exception nobody fetches is no news.
+            future.exception()

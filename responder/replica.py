@@ -5,15 +5,15 @@ Knows the marks that the feed left behind on the primary. Called by lookups.py, 
 found here: a row that is missing on a replica may be on its way.
 """
 
-import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from responder.runtime.db import Database, DatabaseError
 from responder.runtime.logs import Sparingly, get_logger
+from responder.runtime.patience import within
 from responder.status.feed_store import Lineage, Mark, Place, read_place
 from responder.status.model import Status
 from responder.status.store import Key, look_up
@@ -34,8 +34,6 @@ _AFTER_LAG: Final = 0.2
 _BETWEEN_LINES: Final = 5.0
 # An answer that was looked up in this reading is never kept: there was no reading before the first.
 _NOT_KEPT: Final = -1
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class Replica:
         if now < self._leave_until or not self._noted or now - self._noted[-1].at > BOUND:
             return Copied()
         try:
-            place, rows = await _within(_PATIENCE, self._ask(keys))
+            place, rows = await within(_PATIENCE, self._ask(keys))
         except (DatabaseError, TimeoutError) as exc:
             self._leave(f"cannot be asked: {exc}", seconds=_AFTER_FAILURE)
             return Copied()
@@ -139,23 +137,3 @@ class Replica:
 
 def _named(lineage: Lineage) -> str:
     return f"system {lineage.system}, timeline {lineage.timeline}"
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Await the work for so long. Raises TimeoutError at once then: cancelling a query on a dead line takes seconds."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task}, timeout=seconds)
-    finally:
-        if not task.done():
-            task.cancel()
-            task.add_done_callback(_retrieve)
-    if not task.done():
-        raise TimeoutError(f"no answer within {seconds} seconds")
-    return task.result()
-
-
-def _retrieve(task: "asyncio.Task[Any]") -> None:
-    """Fetch what nobody waits for any more, so that asyncio does not complain of it."""
-    if not task.cancelled():
-        task.exception()

@@ -32,6 +32,7 @@ from responder.front import Front
 from responder.lookups import LookUps
 from responder.oversight import Shared, Watched, overseen
 from responder.replica import Replica
+from responder.runtime.clock import SecondClock
 from responder.runtime.db import Database, connect_once
 from responder.runtime.logs import get_logger
 from responder.runtime.systemd import notify
@@ -48,10 +49,11 @@ from responder.stored import StoredAnswers, Use
 
 _log = get_logger("server")
 
-# Connections of one worker for look-ups, which are gathered anyway, and for loading issuers and signers.
+# Connections of one worker for look-ups, which are gathered anyway.
 _CONNECTIONS: Final = 3
-# The feed's own, which no slow look-up can take: one to read, one to write down what was not answered.
-_FEED_CONNECTIONS: Final = 2
+# The feed's own, which no slow look-up can take: one to read, one to write down what was not answered, and one for
+# loading issuers and signers.
+_FEED_CONNECTIONS: Final = 3
 # A client waits seconds, not more: a pool that has no connection by then means tryLater (seconds).
 _PATIENCE: Final = 2.0
 # A worker that does not answer gunicorn for so long is replaced (seconds).
@@ -73,7 +75,7 @@ async def check_start(settings: Settings, keys: Keys, *, dsn: str, path: Path) -
         await check_schema(connection)
         listed = await list_signers(connection)
         backing = await freshness(connection)
-        signed_ahead = await issuers_with_answers(connection, now=_now())
+        signed_ahead = await issuers_with_answers(connection, now=datetime.now(UTC))
     keyring = await admit_listed(listed, keys, now=datetime.now(UTC))
     await keys.close()
     if not signed_ahead or Use(settings.presigned.use) is Use.NEVER:
@@ -127,26 +129,26 @@ class Responder:
 
         The first reading of the feed loads issuers and signers; until one succeeds, every answer is tryLater.
         """
-        database = await self._open_database(self._dsn, _CONNECTIONS)
-        self._stack.push_async_callback(self._keys.close)
-        holder = KeyringHolder(database, self._keys, clock=_now, changed=self._cache.empty)
-        replica = await self._open_replica()
+        clock = SecondClock()
         apart = await self._open_database(self._dsn, _FEED_CONNECTIONS)
+        self._stack.push_async_callback(self._keys.close)
+        holder = KeyringHolder(apart, self._keys, clock=clock, changed=self._cache.empty)
+        replica = await self._open_replica()
         feed = Feed(apart, self._cache, reload=holder.reload, counts=self._counts, replica=replica)
-        lookups = LookUps(database, counts=self._counts, replica=replica)
-        presigned = self._settings.presigned
-        demand = Demand(database) if presigned.keep == "asked" else None
         http = self._settings.http
+        asked = await self._open_database(self._dsn, _CONNECTIONS)
+        lookups = LookUps(asked, deadline=http.deadline.total_seconds(), counts=self._counts, replica=replica)
+        presigned = self._settings.presigned
+        demand = Demand(apart) if presigned.keep == "asked" else None
         service = Service(
             lookups=lookups,
             cache=self._cache,
             feed=feed,
             keyring=holder.current,
-            clock=_now,
-            stored=StoredAnswers(database, Use(presigned.use), clock=_now),
+            clock=clock,
+            stored=StoredAnswers(asked, Use(presigned.use), clock=clock),
             demand=demand,
             counts=self._counts,
-            deadline=http.deadline.total_seconds(),
         )
         self.front = Front(
             service,
@@ -154,7 +156,7 @@ class Responder:
             most_octets=http.most_request_octets,
             most_in_flight=http.most_in_flight,
             idle=http.keep_alive,
-            clock=_now,
+            clock=clock,
             counts=self._counts,
         )
         self._app = create_app(self.front)
@@ -163,7 +165,7 @@ class Responder:
         for endless in (feed.run(), holder.try_refused_again(), self.front.sweep()):
             self._stack.push_async_callback(_stop, asyncio.create_task(endless))
         watched = Watched(
-            database=database, feed=feed, cache=self._cache, keyring=holder.current, counts=self._counts, clock=_now
+            database=apart, feed=feed, cache=self._cache, keyring=holder.current, counts=self._counts, clock=clock
         )
         await self._stack.enter_async_context(overseen(watched, self._shared, self._settings.private))
         if demand is not None:
@@ -309,7 +311,3 @@ async def _stop(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -69,7 +69,7 @@ class Ground:
         counts = Counts()
         self.feed = Feed(database, self.cache, reload=self._unchanged, counts=counts)
         self.service = Service(
-            lookups=LookUps(database, counts=counts),
+            lookups=LookUps(database, deadline=5.0, counts=counts),
             cache=self.cache,
             feed=self.feed,
             keyring=lambda: keyring,

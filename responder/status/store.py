@@ -7,7 +7,7 @@ Serials are integers outside and minimal octets inside.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from psycopg.rows import dict_row
 
@@ -46,7 +46,7 @@ async def look_up(connection: Connection, keys: Sequence[Key]) -> dict[Key, Stat
     )
     return {
         (issuer_id, int.from_bytes(serial)): _status(status, revoked_at, reason)
-        async for issuer_id, serial, status, revoked_at, reason in rows
+        for issuer_id, serial, status, revoked_at, reason in await rows.fetchall()
     }
 
 
@@ -345,12 +345,22 @@ async def source_id(connection: Connection, name: str) -> int | None:
 
 
 def _arrays(keys: Sequence[Key]) -> dict[str, Any]:
-    return {"issuers": [issuer_id for issuer_id, _ in keys], "serials": [serial_octets(serial) for _, serial in keys]}
+    """Return the keys as two array literals of PostgreSQL's.
+
+    The driver would make them one element at a time and in general; these are numbers and hexadecimal digits, which
+    need no escaping, and every look-up passes here.
+    """
+    issuers = ",".join([str(issuer_id) for issuer_id, _ in keys])
+    serials = ",".join(['"\\\\x' + serial_octets(serial).hex() + '"' for _, serial in keys])
+    return {"issuers": f"{{{issuers}}}", "serials": f"{{{serials}}}"}
+
+
+_GOOD: Final = Good()
 
 
 def _status(status: str, revoked_at: datetime | None, reason: int | None) -> Status:
     if status == "good":
-        return Good()
+        return _GOOD
     if status == "revoked" and revoked_at is not None and reason is not None:
         return Revoked(revoked_at, Reason(reason))
     if status == "purged":

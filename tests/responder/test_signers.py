@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several signers for an issuer in the running responder: who answers whom, and how one takes over from another."""
 
+import asyncio
+from datetime import UTC, datetime
+
 import pytest
+from cryptography import x509
 from cryptography.x509 import ocsp
 
 from demo.ca import Authority, make_key
+from responder.runtime.db import connect_once
+from responder.signing.keyring import Keyring, load_keyring
+from responder.signing.keys import Keys
 from responder.status.signers import SignerState
 from tests.responder import asking
 from tests.responder.asking import cert_id
 from tests.responder.ocsp.test_preference import ECDSA_SHA256, P256, P384, PREFERRED, SHA256_RSA
 from tests.responder.ocsp.test_request import explicit, extension, seq
 from tests.responder.running import Served, World, running, until
+from tests.responder.test_tokens import Load, verified
 
 SHA1_RSA = bytes.fromhex("300d06092a864886f70d0101050500")
 SHA384_RSA = bytes.fromhex("300d06092a864886f70d01010c0500")
@@ -106,3 +114,42 @@ def test_only_the_last_one_that_was_replaced_may_stand_in(world: World) -> None:
         world.add_signer(issuer, *ca.issue_responder())
     world.add_signer(issuer, *ca.issue_responder(key=make_key("rsa2048")))
     assert signers(world) == {1: "retired", 2: "replaced", 3: "active", 4: "active"}
+
+
+def test_a_signer_takes_over_under_load_without_a_wrong_answer(world: World) -> None:
+    """Every answer is good, carries the certificate of whoever signed it, and verifies."""
+    ca = Authority.create("Busy CA")
+    issuer = world.add_issuer("ca", ca, signer=ca.issue_responder())
+    request = asking.request_for(issuer.certificate, world.issue(issuer))
+    with running(world, more="[cache]\nmost_answers = 0\n") as responder, Load(responder, [request]) as load:
+        until(lambda: load.words["good"] > 100)
+        for _ in range(3):
+            certificate, key = ca.issue_responder()
+            world.add_signer(issuer, certificate, key)
+            until(lambda: {verified(issuer, responder.ask(request).parsed()) for _ in range(10)} == {certificate})  # noqa: B023 - called right here
+        good = load.words["good"]
+        until(lambda: load.words["good"] > good + 100)
+    assert set(load.words) == {"good"}
+
+
+def loaded(world: World) -> Keyring:
+    async def load() -> Keyring:
+        async with connect_once(world.dsn, application="tests") as connection:
+            return await load_keyring(connection, Keys(), now=datetime.now(UTC))
+
+    return asyncio.run(load())
+
+
+def test_the_keyring_tells_when_every_certificate_ends(world: World) -> None:
+    ca = Authority.create("Telling CA")
+    issuer = world.add_issuer("ca", ca, signer=ca.issue_responder())
+    world.add_signer(issuer, *ca.issue_responder(key=make_key("rsa2048"), days=9))
+    world.insert_signer(issuer, ca.issue_responder(days=5)[0], "file:/nowhere/at/all", state=SignerState.STAGED)
+    keyring = loaded(world)
+    told = {(each.issuer, each.kind.value, each.state.value) for each in keyring.expiries}
+    assert told == {("ca", "ecdsa", "active"), ("ca", "rsa", "active"), ("ca", "ecdsa", "staged")}
+    ends = {each.not_after for each in keyring.expiries}
+    written = {x509.load_der_x509_certificate(row[0]) for row in world.execute("SELECT certificate FROM ocsp.signer")}
+    assert ends == {each.not_valid_after_utc for each in written}
+    assert set(keyring.by_signer_id) == {1, 2}
+    assert [each.record.signer_id for each in keyring.refused] == [3]

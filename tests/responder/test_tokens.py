@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
@@ -60,8 +61,8 @@ def asked(issuer: Served, world: World) -> bytes:
     return asking.request_for(issuer.certificate, world.issue(issuer))
 
 
-def verified(issuer: Served, read: ocsp.OCSPResponse) -> None:
-    """Verify the chain and the signature as a client of the cryptography library would."""
+def verified(issuer: Served, read: ocsp.OCSPResponse) -> x509.Certificate:
+    """Verify the chain and the signature as a client of the cryptography library would, and return who signed."""
     (signer,) = read.certificates
     signer.verify_directly_issued_by(issuer.certificate)
     digest, key = read.signature_hash_algorithm, signer.public_key()
@@ -71,6 +72,7 @@ def verified(issuer: Served, read: ocsp.OCSPResponse) -> None:
     else:
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(read.signature, read.tbs_response_bytes, ec.ECDSA(digest))
+    return signer
 
 
 @pytest.mark.parametrize("kind", KINDS)

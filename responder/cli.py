@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from responder.config import load_settings, to_primary, workers
+from responder.config import load_settings, workers
 from responder.errors import SignerRefused
+from responder.master import Server
 from responder.presign import command
 from responder.runtime import logs
 from responder.runtime.db import DatabaseError
 from responder.runtime.settings import SettingsError, database_dsn
-from responder.server import Server, check_start
-from responder.signing.configured import signing_keys
+from responder.server import check_start, read_start
 from responder.status.issuers import IssuerError
 from responder.status.migrate import SchemaError
 
@@ -52,12 +52,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(given: argparse.Namespace) -> int:
-    settings = load_settings(given.config)
-    logs.configure(settings.log.level, process="ocsp-responder")
-    dsn = to_primary(database_dsn(settings.database, path=given.config))
-    keys = signing_keys(settings.signing, path=given.config)
-    asyncio.run(check_start(settings, keys, dsn=dsn, path=given.config))
-    Server(settings, keys, dsn=dsn, path=given.config).run()
+    start = read_start(given.config)
+    logs.configure(start.settings.log.level, process="ocsp-responder")
+    asyncio.run(check_start(start))
+    Server(start).run()
     return 0
 
 
@@ -68,8 +66,6 @@ def _presign(given: argparse.Namespace) -> int:
 
 
 def _check_config(given: argparse.Namespace) -> int:
-    settings = load_settings(given.config)
-    database_dsn(settings.database, path=given.config)
-    signing_keys(settings.signing, path=given.config)
+    settings = read_start(given.config).settings
     print(f"{settings.http.bind}, {workers(settings.http)} workers, {settings.cache.most_answers} answers each")
     return 0

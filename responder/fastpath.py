@@ -13,7 +13,7 @@ import httptools
 
 from responder.answer import NOT_MODIFIED, Answer
 from responder.front import Front
-from responder.protocol import MOST_SECONDS, Http
+from responder.protocol import LAST_PATIENCE, MOST_SECONDS, Http
 
 # A whole request of the common kind fits in here; what is larger is not common.
 _MOST_OCTETS: Final = 16 * 1024
@@ -72,10 +72,15 @@ class FastPath(asyncio.Protocol):
         self._parser = None  # it holds us as we hold it
 
     def shutdown(self) -> None:
-        """Let the request on its way be the last one; uvicorn calls this when the worker is to stop."""
+        """Let the request on its way be the last one; uvicorn calls this when the worker listens no more.
+
+        Who has been silent for a while is in the middle of nothing. Anybody else, such as a client that connected just
+        now, may have a request under way, and gets its answer.
+        """
         self._is_last = True
-        if self._answering is None and not self._octets:
-            self._transport.close()
+        if not self._octets:
+            self._patience = min(self._patience, LAST_PATIENCE)
+            self.close_if_silent(self._front.time())
 
     def pause_writing(self) -> None:
         """Take nothing more from a client that does not take our answers."""
@@ -162,7 +167,7 @@ class FastPath(asyncio.Protocol):
         if method not in _COMMON_METHODS or version not in _COMMON_VERSIONS or not front.is_common(url):
             self._hand_over()
             return
-        keep = self._keep and not self._is_last
+        keep = self._keep and not self._is_last and not front.is_ending
         ending = _CLOSE if not keep else _END if version == "1.1" else _KEEP
         tag = self._if_none_match
         self._octets = self._url = self._body = b""
@@ -191,7 +196,7 @@ class FastPath(asyncio.Protocol):
         self._answering = None
         if self._transport.is_closing():
             return
-        self._send(answer, _CLOSE if self._is_last else ending, tag)
+        self._send(answer, _CLOSE if self._is_last or self._front.is_ending else ending, tag)
         if self._early:
             early, self._early = self._early, b""
             self._transport.resume_reading()

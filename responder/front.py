@@ -56,6 +56,8 @@ class Front:
         self._most_in_flight = most_in_flight
         self._prefix = prefix.encode().strip(b"/")
         self.idle = idle
+        #: Whether this worker is to end, so that every answer is the last one of its connection.
+        self.is_ending = False
 
     def is_common(self, target: bytes) -> bool:
         """Tell whether a request target is a plain path that no one but OCSP has a use for."""

@@ -14,6 +14,8 @@ MOST_HEAD_OCTETS: Final = 96 * 1024
 # From the first octet that is awaited to the last one of a request (seconds): who needs longer holds a connection and
 # nothing else.
 MOST_SECONDS: Final = 20.0
+# How long a client that has begun nothing may be silent and still find its answer, when the worker is to end (seconds).
+LAST_PATIENCE: Final = 1.0
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\n"
@@ -41,6 +43,21 @@ class Http(HttpToolsProtocol):
         """Wait for the first request, for a while."""
         super().connection_made(transport)
         self._wait_or_not()
+
+    def shutdown(self) -> None:
+        """Let the request on its way be the last one, and wait a moment for one that may be under way."""
+        if self._is_idle():
+            self.loop.call_later(LAST_PATIENCE, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _is_idle(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        return self._whole and (cycle is None or cycle.response_complete)
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
@@ -110,6 +127,8 @@ class Http(HttpToolsProtocol):
             raise httptools.HttpParserError("neither HTTP/1.0 nor HTTP/1.1")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self.config.app.front.is_ending:  # type: ignore[union-attr] # a Responder, whatever uvicorn takes
+                self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """Have a whole request."""

@@ -153,7 +153,7 @@ def test_one_signer_near_its_end_degrades_and_only_when_none_can_answer_lawfully
 
 def test_a_worker_that_hangs_is_told(world: World, private: Private) -> None:
     with running(world, workers=3, more=private.settings) as responder:
-        until(lambda: private.states()["workers"] == "ok" and len(responder.workers()) == 3)
+        until(lambda: private.metrics()[("foundling_responder_workers",)] == 3)
         hanging = responder.workers()[0]
         os.kill(hanging, signal.SIGSTOP)
         try:

@@ -6,7 +6,7 @@ Knows the table's answers and how fresh the sources are when it has none; decide
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,14 +50,17 @@ class LookUps:
         self._waiting: dict[Key, asyncio.Future[Found]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def find(self, keys: Sequence[Key]) -> list[Found]:
-        """Return what is known of each of the certificates.
+    async def find_one(self, key: Key) -> Found:
+        """Return what is known of the certificate.
 
-        Raises TryLater when the table cannot be asked, InternalError where a row contradicts itself.
+        Raises TryLater when the table cannot be asked, InternalError where its row contradicts itself.
         """
-        if len(keys) == 1:
-            return [await self._asked(keys[0])]
-        return list(await asyncio.gather(*map(self._asked, keys)))
+        return await self._asked(key)
+
+    async def find(self, keys: Iterable[Key]) -> dict[Key, Found]:
+        """Return what is known of each of the certificates, or raise as `find_one` does."""
+        asked = list(keys)
+        return dict(zip(asked, await asyncio.gather(*map(self._asked, asked)), strict=True))
 
     def _asked(self, key: Key) -> "asyncio.Future[Found]":
         future = self._waiting.get(key)

@@ -20,9 +20,10 @@ from responder.errors import InternalError, OcspError, Refusal, TryLater, Unauth
 from responder.feed import Feed
 from responder.lookups import Found, LookUps
 from responder.moments import Moments
+from responder.ocsp.forms import Forms
 from responder.ocsp.lint import lint
 from responder.ocsp.policy import EXTENDED_REVOKE, Times, archive_cutoff, decide, nonce_to_echo, plan_times
-from responder.ocsp.request import CertId, OcspRequest, parse_request
+from responder.ocsp.request import CertId, OcspRequest
 from responder.ocsp.requester import check_requester
 from responder.ocsp.response import SingleAnswer
 from responder.runtime.logs import Sparingly, get_logger
@@ -69,6 +70,7 @@ class Service:
         self._stored = stored
         self._demand = demand
         self._counts = counts
+        self._forms = Forms()
         self._moments = Moments()
         self._try_later = Sparingly(seconds=_BETWEEN_LINES)
 
@@ -100,7 +102,7 @@ class Service:
         self._cache.spell(path, request)
 
     async def _answer(self, request: bytes) -> Answer:
-        asked = parse_request(request)
+        asked = self._forms.parse(request)
         issuer = self._issuer_of(asked)
         if issuer.policy.require_signed:
             check_requester(request, cas=issuer.requester_cas, now=self._clock())
@@ -163,8 +165,9 @@ class Service:
 
     async def _find(self, keys: Sequence[Key]) -> dict[Key, Found]:
         """Ask the table, once for each certificate however often the request names it."""
-        wanted = keys if len(keys) == 1 else sorted(set(keys))
-        return dict(zip(wanted, await self._lookups.find(wanted), strict=True))
+        if len(keys) == 1:
+            return {keys[0]: await self._lookups.find_one(keys[0])}
+        return await self._lookups.find(set(keys))
 
     def _decide(self, keys: Sequence[Key], found: dict[Key, Found], issuer: Issuer) -> list[CertStatus]:
         statuses: list[CertStatus] = []

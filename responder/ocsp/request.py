@@ -169,7 +169,7 @@ def _cert_id(data: bytes, element: der.Element) -> CertId:
         )
     number = data[serial.value : serial.end]
     raw = data[element.start : end]
-    if _is_padded(number):
+    if is_padded(number):
         raw = _without_padding(data[element.value : serial.start], number)
     return CertId(raw, hash_name, name_hash, key_hash, int.from_bytes(number, signed=True))
 
@@ -191,7 +191,7 @@ def _hash_name(data: bytes, algorithm: der.Element) -> str | None:
     return hash_name
 
 
-def _is_padded(number: bytes) -> bool:
+def is_padded(number: bytes) -> bool:
     """Whether an INTEGER has a first octet that says nothing (X.690 section 8.3.2)."""
     return len(number) > 1 and number[0] in {0x00, 0xFF} and number[0] >> 7 == number[1] >> 7
 
@@ -202,7 +202,7 @@ def _without_padding(before: bytes, number: bytes) -> bytes:
     The one echo that differs from what was sent: we understand a padded serial, but an answer that repeated it would
     carry a DER error over our signature. Whoever pads serials compares them as numbers.
     """
-    at = next((i for i in range(len(number) - 1) if not _is_padded(number[i : i + 2])), len(number) - 1)
+    at = next((i for i in range(len(number) - 1) if not is_padded(number[i : i + 2])), len(number) - 1)
     return der.wrap(der.SEQUENCE, before, der.wrap(der.INTEGER, number[at:]))
 
 

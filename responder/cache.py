@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signed answers in memory, by the octets of the request. It holds signatures, never truth (invariant 5).
 
-An answer leaves when the feed says that a status behind it has moved, when it is due to be signed anew, or when newer
-ones need the room. One per worker; all calls come from the event loop, and none blocks.
+An answer leaves when the feed says that a status behind it has moved, when it is due to be signed anew or, after the
+clock was set back, not valid yet, or when newer ones need the room. One per worker; all calls come from the event
+loop, and none blocks.
 """
 
 from collections import OrderedDict, defaultdict
@@ -44,7 +45,8 @@ class Cache:
         kept = self._kept.get(request)
         if kept is None or kept.answer.times is None:
             return None
-        if now >= kept.answer.times.refresh_at:
+        # An answer from the future is one from before the clock was set back.
+        if not kept.answer.times.this_update <= now < kept.answer.times.refresh_at:
             self._drop(request)
             return None
         self._kept.move_to_end(request)

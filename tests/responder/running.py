@@ -214,6 +214,37 @@ class Running:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
+    @contextmanager
+    def alone(self, worker: int) -> Iterator[None]:
+        """Have this worker take every new connection, as all others stand still meanwhile."""
+        others = [pid for pid in self.workers() if pid != worker]
+        try:
+            for pid in others:
+                os.kill(pid, signal.SIGSTOP)
+            until(lambda: all(_stands(pid) for pid in others))
+            yield
+        finally:
+            for pid in others:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def everywhere(self, what: Callable[[], bool]) -> bool:
+        """Tell whether it is so in every worker, whichever of them would have taken the connections."""
+        for worker in self.workers():
+            with self.alone(worker):
+                if not what():
+                    return False
+        return True
+
+
+def _stands(pid: int) -> bool:
+    """Whether a process has been stopped by a signal, and not only told to."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state in {"T", "t", "Z", "X"}
+
 
 def environment(**more: str) -> dict[str, str]:
     """What our processes see: no settings from outside."""

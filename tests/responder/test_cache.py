@@ -127,3 +127,11 @@ def test_the_answer_asked_for_least_recently_leaves_first() -> None:
     cache.get(b"a", now=NOW)
     put(cache, b"c")
     assert [cache.get(each, now=NOW) is not None for each in (b"a", b"b", b"c")] == [True, False, True]
+
+
+def test_an_answer_that_begins_in_the_future_is_one_of_a_clock_that_was_set_back() -> None:
+    cache = Cache(most=9)
+    put(cache, b"a")
+    assert cache.get(b"a", now=TIMES.this_update) is not None
+    assert cache.get(b"a", now=TIMES.this_update - timedelta(seconds=1)) is None
+    assert len(cache) == 0

@@ -62,8 +62,8 @@ class Office:
         return str(refused.value)
 
     def everywhere(self, what: Callable[[], bool], *, seconds: float = BOUND) -> None:
-        """Wait until it is so in every worker, as far as a row of connections finds them all."""
-        until(lambda: all(what() for _ in range(6)), seconds=seconds)
+        """Wait until it is so in every worker."""
+        until(lambda: self.responder.everywhere(what), seconds=seconds)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,17 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from responder.answer import Answer
 from responder.status.store import Key
+
+# What may be kept of one answer, request and response together: more than one certificate of the common kind needs, and
+# far less than the largest request. With a bound on their number this bounds the memory of all.
+_MOST_OCTETS: Final = 4096
+# A spelling of a path, of which a few are kept: base64 of a common request, every octet of it escaped, fits.
+_MOST_PATH_OCTETS: Final = 1024
+_MOST_SPELLINGS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class Cache:
         """
         if not answer.is_cacheable or read_in < self._emptied_in:
             return
+        if len(request) + len(answer.body) > _MOST_OCTETS:
+            return
         if any(self._changed_in.get(key, -1) > read_in for key in about):
             return
         self._drop(request)
@@ -77,7 +87,9 @@ class Cache:
         """Remember that a GET of this path asks for that request, as long as its answer is kept."""
         kept = self._kept.get(request)
         # A client may spell one request in endless ways; a few are worth remembering.
-        if kept is not None and path not in self._spelled and len(kept.spellings) < 4:
+        if kept is None or path in self._spelled or len(path) > _MOST_PATH_OCTETS:
+            return
+        if len(kept.spellings) < _MOST_SPELLINGS:
             kept.spellings.append(path)
             self._spelled[path] = request
 

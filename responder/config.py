@@ -52,7 +52,7 @@ class HttpSettings(Section, frozen=True, kw_only=True):
 class CacheSettings(Section, frozen=True, kw_only=True):
     """[cache]"""
 
-    #: The most signed answers a worker keeps. One takes about 4 kB.
+    #: The most signed answers a worker keeps. One takes about 3 kB, and 10 kB at most.
     most_answers: Annotated[int, msgspec.Meta(ge=0)] = 50_000
 
 

@@ -135,3 +135,16 @@ def test_an_answer_that_begins_in_the_future_is_one_of_a_clock_that_was_set_back
     assert cache.get(b"a", now=TIMES.this_update) is not None
     assert cache.get(b"a", now=TIMES.this_update - timedelta(seconds=1)) is None
     assert len(cache) == 0
+
+
+def test_what_is_larger_than_common_answers_is_not_kept_and_long_spellings_are_not_remembered() -> None:
+    cache = Cache(most=10)
+    put(cache, b"r" * 2048)  # request and body are the same octets here
+    put(cache, b"r" * 2049)
+    assert cache.get(b"r" * 2048, now=NOW) is not None
+    assert cache.get(b"r" * 2049, now=NOW) is None
+    paths = [b"/" + bytes([n]) * 1023 for n in range(6)]
+    for path in [b"/" + b"p" * 1024, *paths]:
+        cache.spell(path, b"r" * 2048)
+    assert [path for path in paths if cache.get_spelled(path, now=NOW) is not None] == paths[:4]
+    assert len(cache._spelled) == 4

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from bench import answers, healing, machine, reading
+from bench import answers, healing, machine, presigning, reading
 from bench.answers import ROWS, Effort
 from bench.cores import Cores, on
 from bench.figures import Figure, table
@@ -23,7 +23,9 @@ from demo.stage import StageError
 
 _DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
 _EFFORT: Final = Effort()
-_PARTS: Final = ("answers", "reading", "healing")
+_PARTS: Final = ("answers", "reading", "healing", "presigning")
+# Too long for every run; asked for by name, and printed only.
+_APART: Final = ("mass-revocation",)
 
 
 def main() -> int:
@@ -83,6 +85,14 @@ def _measure(server: str, given: argparse.Namespace, *, cores: Cores) -> tuple[l
     part("answers", measure_answers)
     part("reading", lambda folder: reading.measure(server, folder, cores=cores, repetitions=given.effort.repetitions))
     part("healing", lambda folder: [healing.measure(server, folder)])
+    part(
+        "presigning",
+        lambda folder: presigning.measure(server, folder, cores=cores, repetitions=given.effort.repetitions),
+    )
+    part(
+        "mass-revocation",
+        lambda folder: presigning.measure_mass(server, folder, kind=given.key, certificates=given.certificates),
+    )
     return figures, missing
 
 
@@ -92,8 +102,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=_EFFORT.repetitions, help="of each row")
     parser.add_argument("--output", type=Path, default=_DOCUMENT, help="the document; default: %(default)s")
     parser.add_argument(
-        "--only", nargs="+", choices=_PARTS, default=_PARTS, help="these parts; then no document is written"
+        "--only", nargs="+", choices=_PARTS + _APART, default=_PARTS, help="these parts; then no document is written"
     )
+    parser.add_argument("--certificates", type=int, default=presigning.MASS, help="of the mass revocation")
+    parser.add_argument("--key", choices=list(presigning.KINDS), default="p256", help="of the mass revocation")
     given = parser.parse_args()
     given.effort = Effort(seconds=given.seconds, repetitions=given.repetitions)
     return given

@@ -6,6 +6,7 @@ rules, if those three are right; so they are looked at, and the rest is compared
 Called by responder/presign/. Pure.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -14,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509 import ocsp
 
 from responder.errors import LintError
@@ -27,6 +29,12 @@ STATUS: Final = "RFC 6960 2.2, the status of the table"
 TIMES: Final = "RFC 6960 4.2.2.1, the times as planned"
 _MOST_KINDS: Final = 256
 _PKCS1: Final = padding.PKCS1v15()
+_SHA256: Final = hashes.SHA256()
+_ECDSA: Final = {
+    "secp256r1": ec.ECDSA(hashes.SHA256()),
+    "secp384r1": ec.ECDSA(hashes.SHA384()),
+    "secp521r1": ec.ECDSA(hashes.SHA512()),
+}
 # RevokedInfo begins with revocationTime, of fifteen octets as lint.py has found.
 _TIME_HEADER: Final = bytes.fromhex("180f")
 
@@ -77,7 +85,7 @@ class Alike:
         """Know none yet. All begin at `times.this_update`, and that is now."""
         self._issuer = issuer
         self._certificate = signer_certificate
-        self._key = signer_certificate.public_key()
+        self._verify = _verifying(signer_certificate.public_key())
         self._times = times
         self._known: dict[_Kind, _Like] = {}
 
@@ -101,7 +109,10 @@ class Alike:
         if like.revoked is not None and isinstance(status, Revoked):
             self._check_time(response[like.revoked], status.at)
         if verify:
-            self._verify(response[like.signature], response[like.tbs])
+            try:
+                self._verify(response[like.signature], response[like.tbs])
+            except InvalidSignature as exc:
+                raise LintError(SIGNATURE, "the signature does not verify under the signer's key") from exc
 
     def _check_whole(self, response: bytes, *, cert_id: CertId, status: Good | Revoked, verify: bool) -> None:
         lint(
@@ -133,27 +144,19 @@ class Alike:
         if said > self._times.this_update:
             raise LintError(REVOKED_FUTURE, f"revoked at {said}, now is {self._times.this_update}")
 
-    def _verify(self, signature: bytes, tbs: bytes) -> None:
-        try:
-            match self._key:
-                case rsa.RSAPublicKey() as key:
-                    key.verify(signature, tbs, _PKCS1, _SHA256)
-                case ec.EllipticCurvePublicKey() as key:
-                    key.verify(signature, tbs, _ECDSA[key.curve.name])
-                case ed25519.Ed25519PublicKey() as key:
-                    key.verify(signature, tbs)
-                case _:
-                    raise LintError(SIGNATURE, "a key of a kind that signs no response here")
-        except InvalidSignature as exc:
-            raise LintError(SIGNATURE, "the signature does not verify under the signer's key") from exc
 
-
-_SHA256: Final = hashes.SHA256()
-_ECDSA: Final = {
-    "secp256r1": ec.ECDSA(hashes.SHA256()),
-    "secp384r1": ec.ECDSA(hashes.SHA384()),
-    "secp521r1": ec.ECDSA(hashes.SHA512()),
-}
+def _verifying(key: PublicKeyTypes) -> Callable[[bytes, bytes], None]:
+    """Return what verifies a signature over octets: chosen once, because choosing takes as long as comparing."""
+    match key:
+        case rsa.RSAPublicKey():
+            return lambda signature, tbs: key.verify(signature, tbs, _PKCS1, _SHA256)
+        case ec.EllipticCurvePublicKey():
+            algorithm = _ECDSA[key.curve.name]
+            return lambda signature, tbs: key.verify(signature, tbs, algorithm)
+        case ed25519.Ed25519PublicKey():
+            return key.verify
+        case _:
+            raise LintError(SIGNATURE, "a key of a kind that signs no response here")
 
 
 def _is_like(response: bytes, like: _Like) -> bool:

@@ -205,7 +205,7 @@ async def still_due(connection: Connection, job: Job, scope: Scope, *, now: date
     rows = await connection.execute(
         f"""
         SELECT c.serial, form.hash, c.status::text, c.revoked_at, c.reason
-        FROM unnest(%(serials)s::bytea[]) AS wanted (serial)
+        FROM unnest(%(serials)b::bytea[]) AS wanted (serial)
         JOIN ocsp.certificate c ON c.issuer_id = %(issuer_id)s AND c.serial = wanted.serial
         {_DUE}
         ORDER BY c.serial, form.hash
@@ -231,9 +231,9 @@ async def store_answers(connection: Connection, made: Made) -> int:
         """
         INSERT INTO ocsp.stored_answer AS a (issuer_id, serial, hash, status, revoked_at, reason, this_update,
                                              next_update, refresh_at, signer_id, archive_cutoff_seconds, body)
-        SELECT %(issuer_id)s, serial, hash, status, revoked_at, reason, %(this_update)s, %(next_update)s,
+        SELECT %(issuer_id)s, serial, hash, status::ocsp.status, revoked_at, reason, %(this_update)s, %(next_update)s,
                %(refresh_at)s, %(signer_id)s, %(archive_cutoff)s, body
-        FROM unnest(%(serials)b::bytea[], %(hashes)s::text[], %(statuses)s::ocsp.status[],
+        FROM unnest(%(serials)b::bytea[], %(hashes)b::text[], %(statuses)b::text[],
                     %(revoked_at)s::timestamptz[], %(reasons)s::smallint[], %(bodies)b::bytea[])
              AS made (serial, hash, status, revoked_at, reason, body)
         ON CONFLICT (issuer_id, serial, hash) DO UPDATE

@@ -151,7 +151,7 @@ def test_expired_and_purged_certificates_are_not_signed_and_their_answers_are_de
     assert sorted(serial for serial, _ in stored(world, issuer)) == [kept, ended_]
     world.execute(
         "INSERT INTO ocsp.stored_answer SELECT issuer_id, %s, hash, status, revoked_at, reason, this_update,"
-        " next_update, refresh_at, signer_id, body FROM ocsp.stored_answer WHERE serial = %s",
+        " next_update, refresh_at, signer_id, archive_cutoff_seconds, body FROM ocsp.stored_answer WHERE serial = %s",
         octets(gone[0]), octets(kept),
     )  # fmt: skip
     assert presign(world).summary["dropped"] == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look-ups gathered: what requests ask while a query is under way goes to the table in the next one.
+"""Look-ups of certificates, many to a query: on a replica where there is one, and on the primary.
 
 Knows the table's answers and how fresh the sources are when it has none; decides nothing.
 """
@@ -8,21 +8,15 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from responder.counting import Counts
 from responder.errors import InternalError, Refusal, TryLater
+from responder.gathering import Gathering
 from responder.replica import Copied, Replica
 from responder.runtime.db import Database, DatabaseError
 from responder.runtime.patience import within
 from responder.status.model import Freshness, Pending, Status, is_serial
 from responder.status.store import Key, freshness, look_up, reserved
-
-# Keys to a query: more would make one slow answer hold up many.
-_MOST_KEYS: Final = 512
-# Queries under way at the same time. A query costs far more than a certificate in it, so few large ones are best; with
-# a second one the table is never idle while the answers of the first are signed.
-_MOST_QUERIES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,70 +41,35 @@ class LookUps:
         self._database = database
         self._replica = replica
         self._counts = counts
-        self._waiting: dict[Key, asyncio.Future[Found]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._gathering = Gathering(self._ask)
 
     async def find_one(self, key: Key) -> Found:
         """Return what is known of the certificate.
 
         Raises TryLater when the table cannot be asked, InternalError where its row contradicts itself.
         """
-        return await self._asked(key)
+        try:
+            return await self._gathering.ask(key)
+        except ValueError as exc:
+            raise InternalError(Refusal.CONTRADICTION, str(exc)) from exc
 
     async def find(self, keys: Iterable[Key]) -> dict[Key, Found]:
         """Return what is known of each of the certificates, or raise as `find_one` does."""
         asked = list(keys)
-        return dict(zip(asked, await asyncio.gather(*map(self._asked, asked)), strict=True))
+        return dict(zip(asked, await asyncio.gather(*map(self.find_one, asked)), strict=True))
 
-    def _asked(self, key: Key) -> "asyncio.Future[Found]":
-        future = self._waiting.get(key)
-        if future is None:
-            loop = asyncio.get_running_loop()
-            if not self._waiting:
-                loop.call_soon(self._send)
-            future = self._waiting[key] = loop.create_future()
-        return future
-
-    def _send(self) -> None:
-        """Ask for what is waiting; what finds no free place is asked for when one becomes free."""
-        while self._waiting and len(self._tasks) < _MOST_QUERIES:
-            asked, self._waiting = self._waiting, {}
-            for key in list(asked)[_MOST_KEYS:]:
-                self._waiting[key] = asked.pop(key)
-            task = asyncio.ensure_future(self._ask(asked))
-            self._tasks.add(task)
-            task.add_done_callback(self._free)
-
-    def _free(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        self._send()
-
-    async def _ask(self, asked: dict[Key, "asyncio.Future[Found]"]) -> None:
+    async def _ask(self, keys: list[Key]) -> dict[Key, Found]:
+        began = time.perf_counter()
         try:
-            began = time.perf_counter()
-            answers = await within(self._deadline / 2, self._query(list(asked)))
-            self._counts.looked_up(len(asked), time.perf_counter() - began)
+            found = await within(self._deadline / 2, self._query(keys))
         except DatabaseError as exc:
             self._counts.database_errors += 1
-            _fail(asked, TryLater(Refusal.DATABASE, f"the status table cannot be asked: {exc}"))
+            raise TryLater(Refusal.DATABASE, f"the status table cannot be asked: {exc}") from exc
         except TimeoutError as exc:
             self._counts.database_errors += 1
-            _fail(asked, TryLater(Refusal.DEADLINE, f"the status table takes too long: {exc}"))
-        except ValueError as exc:
-            # A row contradicts itself. Whoever asked about others in the same query is not to suffer for it.
-            if len(asked) > 1:
-                for key, future in asked.items():
-                    await self._ask({key: future})
-            else:
-                _fail(asked, InternalError(Refusal.CONTRADICTION, str(exc)))
-        except BaseException as exc:
-            # Cancelled at shutdown, or a fault of ours: whoever waits must not wait for ever.
-            _fail(asked, TryLater(Refusal.BUG, f"the look-up was given up: {exc!r}"))
-            raise
-        else:
-            for key, future in asked.items():
-                if not future.done():
-                    future.set_result(answers[key])
+            raise TryLater(Refusal.DEADLINE, f"the status table takes too long: {exc}") from exc
+        self._counts.looked_up(len(keys), time.perf_counter() - began)
+        return found
 
     async def _query(self, keys: list[Key]) -> dict[Key, Found]:
         # No certificate can have the other numbers: nothing has to be asked about them but how fresh the sources are.
@@ -137,11 +96,3 @@ class LookUps:
                         status = late.get(key) or (Pending() if key in promised else None)
                         found[key] = Found(status, fresh)
         return found
-
-
-def _fail(asked: dict[Key, "asyncio.Future[Found]"], exc: Exception) -> None:
-    for future in asked.values():
-        if not future.done():
-            future.set_exception(exc)
-            # Every waiter may have been cancelled by then; an exception nobody fetches is no news.
-            future.exception()

@@ -5,7 +5,6 @@ It was signed by `ocsp-responder presign`, perhaps on another host, and holds a 
 where the table said the same in the same moment. Called by service.py.
 """
 
-import asyncio
 import enum
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from cryptography import x509
 
 from responder.answer import Answer
 from responder.errors import LintError, Refusal, TryLater
+from responder.gathering import Gathering
 from responder.ocsp.likeness import check_says
 from responder.ocsp.lint import lint
 from responder.ocsp.policy import Times, nonce_to_echo
@@ -33,7 +33,6 @@ _log = get_logger("stored")
 _SECOND: Final = timedelta(seconds=1)
 # An answer past its refresh time goes out because there is no better one. There may be soon: it is kept for so long.
 _KEPT_WHEN_DUE: Final = timedelta(seconds=60)
-_MOST_FORMS: Final = 512
 _BETWEEN_LINES: Final = 5.0
 # Nobody could sign. What else turns into tryLater, such as a stale source, no signature of yesterday can answer.
 _NO_SIGNATURE: Final = frozenset({Refusal.SIGNER, Refusal.SIGNER_EXPIRING, Refusal.OVERLOADED})
@@ -88,15 +87,14 @@ def _refresh_at(stored: Stored, policy: Policy) -> datetime:
 
 
 class StoredAnswers:
-    """Finds stored answers for one worker, all that is asked in one turn of the event loop with one query."""
+    """Finds stored answers for one worker."""
 
     def __init__(self, database: Database, use: Use, *, clock: Callable[[], datetime]) -> None:
         """`database` is the primary: what a replica says may be older than the signature."""
         self._database = database
         self._use = use
         self._clock = clock
-        self._waiting: dict[Form, asyncio.Future[Stored | None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._gathering = Gathering(self._ask)
         self._told = Sparingly(seconds=_BETWEEN_LINES)
 
     async def first(self, asked: OcspRequest, issuer: Issuer) -> Answer | None:
@@ -126,8 +124,8 @@ class StoredAnswers:
         if form is None:
             return None
         try:
-            stored = await asyncio.shield(self._asked(form))
-        except DatabaseError as exc:
+            stored = await self._gathering.ask(form)
+        except (DatabaseError, ValueError) as exc:
             self._tell("stored.unreachable", "database", detail=str(exc))
             return None
         now = self._clock()
@@ -163,36 +161,10 @@ class StoredAnswers:
         if unsaid is not None:
             _log.error(event, reason=word, more_since=unsaid, **more)
 
-    def _asked(self, form: Form) -> "asyncio.Future[Stored | None]":
-        loop = asyncio.get_running_loop()
-        future = self._waiting.get(form)
-        if future is None:
-            if not self._waiting:
-                loop.call_soon(self._send)
-            future = self._waiting[form] = loop.create_future()
-        return future
-
-    def _send(self) -> None:
-        waiting, self._waiting = list(self._waiting.items()), {}
-        for start in range(0, len(waiting), _MOST_FORMS):
-            task = asyncio.ensure_future(self._ask(dict(waiting[start : start + _MOST_FORMS])))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _ask(self, asked: dict[Form, "asyncio.Future[Stored | None]"]) -> None:
-        try:
-            async with self._database.connection() as connection:
-                found = await look_up_stored(connection, list(asked))
-        except (DatabaseError, ValueError) as exc:
-            _fail(asked, exc if isinstance(exc, DatabaseError) else DatabaseError(str(exc)))
-        except BaseException as exc:
-            # Cancelled at shutdown, or a fault of ours: whoever waits must not wait for ever.
-            _fail(asked, DatabaseError(f"the look-up was given up: {exc!r}"))
-            raise
-        else:
-            for form, future in asked.items():
-                if not future.done():
-                    future.set_result(found.get(form))
+    async def _ask(self, forms: list[Form]) -> dict[Form, Stored | None]:
+        async with self._database.connection() as connection:
+            found = await look_up_stored(connection, forms)
+        return {form: found.get(form) for form in forms}
 
 
 def form_of(asked: OcspRequest, issuer: Issuer) -> Form | None:
@@ -208,14 +180,6 @@ def form_of(asked: OcspRequest, issuer: Issuer) -> Form | None:
     if _cert_ids(issuer, cert_id.hash_name).of(cert_id.serial).raw != cert_id.raw:
         return None
     return issuer.issuer_id, cert_id.serial, cert_id.hash_name
-
-
-def _fail(asked: dict[Form, "asyncio.Future[Stored | None]"], exc: DatabaseError) -> None:
-    for future in asked.values():
-        if not future.done():
-            future.set_exception(exc)
-            # Every waiter may have been cancelled by then; an exception nobody fetches is no news.
-            future.exception()
 
 
 @lru_cache(maxsize=256)

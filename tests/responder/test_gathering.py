@@ -56,7 +56,8 @@ async def test_a_query_has_a_bound_and_what_is_beyond_it_is_asked_all_the_same()
     table = Table()
     table.let.set()
     gathering = Gathering(table.query)
-    assert await asyncio.gather(*map(gathering.ask, range(100, 1300))) == [2 * question for question in range(100, 1300)]
+    questions = range(100, 1300)
+    assert await asyncio.gather(*map(gathering.ask, questions)) == [2 * question for question in questions]
     assert sorted(len(query) for query in table.queries) == [176, 512, 512]
 
 

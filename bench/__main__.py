@@ -13,11 +13,13 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from bench import answers, healing, machine, presigning, reading
-from bench.answers import ROWS, Effort
+from bench.aims import verdicts
+from bench.answers import Effort
 from bench.cores import Cores, on
 from bench.figures import Figure, table
 from bench.load import CONNECTIONS
 from bench.report import document
+from bench.rows import Size
 from demo.postgres import throwaway_server
 from demo.stage import StageError
 
@@ -44,7 +46,7 @@ def main() -> int:
     except StageError as exc:
         print(f"The measurements could not be set up: {exc}", file=sys.stderr)
         return 1
-    print(f"\n{table(figures)}\n\n{time.monotonic() - began:.0f} seconds.")
+    print(f"\n{table(figures)}\n\n{verdicts(figures)}\n\n{time.monotonic() - began:.0f} seconds.")
     for line in missing:
         print(f"Not measured: {line}")
     if set(given.only) == set(_PARTS):
@@ -56,7 +58,8 @@ def main() -> int:
             when=datetime.now(UTC),
             method={
                 "connections": CONNECTIONS,
-                "rows": ROWS,
+                "p256": Size().p256,
+                "rsa2048": Size().rsa2048,
                 "warm_up": given.effort.warm_up,
                 "seconds": given.effort.seconds,
                 "repetitions": given.effort.repetitions,

@@ -42,6 +42,12 @@ class Figure:
         return median(sample.value for sample in self.samples)
 
     @property
+    def p99(self) -> float | None:
+        """The median of the p99 latencies in milliseconds; None where none was measured."""
+        known = [sample.p99 for sample in self.samples if sample.p99 is not None]
+        return median(known) if known else None
+
+    @property
     def spread(self) -> float:
         """The distance from the least to the most, as a share of the median."""
         values = [sample.value for sample in self.samples]
@@ -58,7 +64,11 @@ def ratio(figure: Figure, figures: Sequence[Figure]) -> float | None:
 
     Neighbours in time share the noise of the machine, which the ratio of two medians would not.
     """
-    peer = next((each for each in figures if each.name == figure.against), None)
+    return ratio_of(figure, next((each for each in figures if each.name == figure.against), None))
+
+
+def ratio_of(figure: Figure, peer: Figure | None) -> float | None:
+    """Return that median for any two rows of one run."""
     if peer is None or peer.all_faults or len(peer.samples) != len(figure.samples):
         return None
     pairs = zip(figure.samples, peer.samples, strict=True)

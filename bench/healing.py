@@ -64,7 +64,7 @@ def _set_up(server: str, folder: Path) -> Iterator[Stage]:
             reconciler_settings(ground.settings(dsn), folder=folder, log=log, poll=POLL)
         )
         stack.enter_context(process(folder, "ocsp-reconciler", "--config", str(folder / "reconciler.toml"), "run"))
-        port = stack.enter_context(ground.responder(folder, dsn))
+        port = stack.enter_context(ground.responder(folder, dsn)).port
         # Where Stage looks for the issuer's certificate.
         (folder / "ca.pem").write_bytes(issuer.certificate_file.read_bytes())
         yield Stage(folder, issuer.ca, log_url=log["url"].rstrip("/"), ocsp_url=f"http://127.0.0.1:{port}/")

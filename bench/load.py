@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The load: wrk with a script of ours, for so many seconds, and what it counted.
+"""The load: wrk with a script of ours, or ab where wrk cannot be had, and what they counted.
 
-Knows HTTP octets and wrk; neither OCSP nor who answers. Called by answers.py.
+Knows HTTP octets, wrk and ab; neither OCSP nor who answers. Called by answers.py.
 """
 
 import json
+import math
+import re
 import shutil
 import socket
 import subprocess
@@ -68,38 +70,72 @@ class Same:
 
 
 @dataclass(slots=True)
-class Counting:
-    """A POST each time, whose body is the same but for a number of four octets at its end, counted round.
+class SamePost:
+    """The same POST every time."""
 
-    Rows that share one of these never ask what another of them has just asked.
+    body: bytes
+    at: int = 0
+
+    def http(self, *, close: bool) -> bytes:
+        """Return the request."""
+        return _post_head(len(self.body), close=close) + self.body
+
+    def script(self, *, close: bool) -> str:
+        """Return Lua that sets the request, as for `Same`."""
+        headers = 'wrk.headers["Connection"] = "close"\n' if close else ""
+        kind = 'wrk.headers["Content-Type"] = "application/ocsp-request"\n'
+        return f'wrk.method = "POST"\nwrk.body = {_lua(self.body)}\n{kind}{headers}'
+
+
+@dataclass(slots=True)
+class Counting:
+    """A POST each time, whose body is the same but for a number of four octets at its end.
+
+    Every number comes once before one comes again, each far from the one before, as clients ask in no order. Rows that
+    share one of these never ask what another of them has just asked.
     """
 
     beginning: bytes
     numbers: int
     at: int = 0
 
+    @property
+    def number(self) -> int:
+        """The next number."""
+        return self.at * self._stride % self.numbers
+
+    @property
+    def _stride(self) -> int:
+        # Next to the golden section, steps fill a range evenly; without a common divisor, wholly.
+        wanted = max(1, int(self.numbers * 0.618))
+        return next(step for step in range(wanted, 2 * self.numbers + 1) if math.gcd(step, self.numbers) == 1)
+
     def http(self, *, close: bool) -> bytes:
         """Return the request with the next number."""
-        return self._before(close=close) + (self.at % self.numbers).to_bytes(4)
+        return self._before(close=close) + self.number.to_bytes(4)
 
     def script(self, *, close: bool) -> str:
         """Return Lua that counts on."""
         return f"""
-local before, numbers, at = {_lua(self._before(close=close))}, {self.numbers}, {self.at % self.numbers}
+local before, numbers, stride = {_lua(self._before(close=close))}, {self.numbers}, {self._stride}
+local at = {self.number}
 local char, floor = string.char, math.floor
 function request()
   local n = at
-  at = (at + 1) % numbers
+  at = (at + stride) % numbers
   return before .. char(floor(n / 16777216) % 256, floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
 end
 """
 
     def _before(self, *, close: bool) -> bytes:
-        head = (
-            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/ocsp-request\r\n"
-            f"Content-Length: {len(self.beginning) + 4}\r\n{_connection(close=close)}\r\n"
-        )
-        return head.encode() + self.beginning
+        return _post_head(len(self.beginning) + 4, close=close) + self.beginning
+
+
+def _post_head(octets: int, *, close: bool) -> bytes:
+    return (
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/ocsp-request\r\n"
+        f"Content-Length: {octets}\r\n{_connection(close=close)}\r\n"
+    ).encode()
 
 
 def _connection(*, close: bool) -> str:
@@ -126,7 +162,7 @@ class Counted:
 class Load:
     """Asks, from one core."""
 
-    def __init__(self, folder: Path, *, core: int, connections: int = CONNECTIONS) -> None:
+    def __init__(self, folder: Path, *, core: int) -> None:
         """Scripts are written to the folder. Raises MissingPeerError without wrk."""
         found = shutil.which("wrk")
         if found is None:
@@ -134,24 +170,46 @@ class Load:
         self._wrk = found
         self._folder = folder
         self._core = core
-        self._connections = connections
 
-    def ask(self, port: int, questions: Questions, *, seconds: int, close: bool) -> Counted:
+    def ask(
+        self, port: int, questions: Questions, *, seconds: int, close: bool, connections: int = CONNECTIONS
+    ) -> Counted:
         """Ask one server for so many seconds."""
         script = self._folder / "load.lua"
         script.write_text(questions.script(close=close) + _DONE)
         with on(self._core):
             said = subprocess.run(
                 [
-                    self._wrk, "--threads", "1", "--connections", str(self._connections), "--duration", f"{seconds}s",
+                    self._wrk, "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s",
                     "--timeout", f"{_TIMEOUT}s", "--script", str(script), f"http://127.0.0.1:{port}/",
                 ],
                 capture_output=True, text=True, timeout=seconds + 30, check=True,
             )  # fmt: skip
         counted = read_counts(said.stdout)
         # What was sent and not answered any more, and the one that wrk asks its script for beforehand, count too.
-        questions.at += counted.requests + self._connections + 1
+        questions.at += counted.requests + connections + 1
         return counted
+
+    def ask_so_often(self, port: int, body: bytes, *, times: int, connections: int = CONNECTIONS) -> Counted:
+        """POST the same body so many times, each over a connection of its own, and not one more, with ab.
+
+        For `openssl ocsp`, which spins for ever on a connection that ends without a request, as wrk's last ones do.
+        Raises MissingPeerError without ab.
+        """
+        program = shutil.which("ab")
+        if program is None:
+            raise MissingPeerError("ab", "apache2-utils")
+        file = self._folder / "body.der"
+        file.write_bytes(body)
+        with on(self._core):
+            said = subprocess.run(
+                [
+                    program, "-q", "-l", "-n", str(times), "-c", str(connections), "-s", str(_TIMEOUT), "-p", str(file),
+                    "-T", "application/ocsp-request", f"http://127.0.0.1:{port}/",
+                ],
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+        return read_report(said.stdout, asked=times)
 
 
 def read_counts(output: str) -> Counted:
@@ -164,6 +222,22 @@ def read_counts(output: str) -> Counted:
         p50=said["p50"] / 1000,
         p99=said["p99"] / 1000,
         errors={name: said[name] for name in ("connect", "read", "write", "status", "timeout")},
+    )
+
+
+def read_report(output: str, *, asked: int) -> Counted:
+    """Read ab's report; without one, nothing was answered."""
+    named = dict(re.findall(r"^([A-Z][^:\n]+): +([\d.]+)", output, re.MULTILINE))
+    shares = dict(re.findall(r"^ +(\d+)% +(\d+)", output, re.MULTILINE))
+    answered = int(named.get("Complete requests", "0"))
+    errors = {"failed": named.get("Failed requests", "0"), "status": named.get("Non-2xx responses", "0")}
+    return Counted(
+        requests=answered,
+        seconds=float(named.get("Time taken for tests", "1")) or 1.0,
+        octets=int(named.get("Total transferred", "0")),
+        p50=float(shares.get("50", "0")),
+        p99=float(shares.get("99", "0")),
+        errors={**{name: int(number) for name, number in errors.items()}, "unanswered": asked - answered},
     )
 
 

@@ -15,7 +15,13 @@ from bench.load import MissingPeerError
 from bench.peers import find
 
 _PACKAGES: Final = ("gunicorn", "uvicorn", "uvloop", "httptools", "falcon", "cryptography", "psycopg", "aiohttp")
-_PEERS: Final = {"nginx": ("nginx-light", "-v"), "openssl": ("openssl", "version"), "wrk": ("wrk", "-v")}
+_PEERS: Final = {
+    "nginx": ("nginx-light", "-v"),
+    "openssl": ("openssl", "version"),
+    "cfssl": ("golang-cfssl", "version"),
+    "wrk": ("wrk", "-v"),
+    "ab": ("apache2-utils", "-V"),
+}
 
 
 def describe(server: str) -> dict[str, str]:

@@ -36,6 +36,8 @@ from responder.status.model import Good
 from responder.status.presigned import Due
 
 KINDS: Final = {"p256": "P-256", "rsa2048": "RSA-2048"}
+BARE: Final = "sign() of the cryptography library alone, {kind}"
+PRESIGNED: Final = "pre-signing, {kind}, one core"
 #: Answers of one repetition: about half a second of processor time.
 _ANSWERS: Final = {"p256": 80 * PORTION, "rsa2048": 8 * PORTION}
 #: What a bare loop signs has the length of a ResponseData.
@@ -63,10 +65,10 @@ def measure(server: str, folder: Path, *, cores: Cores, repetitions: int) -> lis
                     bare.append(_timed(loop_of_signatures, answers=_ANSWERS[kind]))
                     ahead.append(_timed(loop_of_answers, answers=_ANSWERS[kind]))
                 whole.append(_whole(dsn, settings, cores=cores, answers=_ROWS[kind]))
-        loop = f"sign() of the cryptography library alone, {name}"
+        loop = BARE.format(kind=name)
         figures += [
             Figure(name=loop, unit="signatures/s", samples=tuple(bare)),
-            Figure(name=f"pre-signing, {name}, one core", unit="answers/s", samples=tuple(ahead), against=loop),
+            Figure(name=PRESIGNED.format(kind=name), unit="answers/s", samples=tuple(ahead), against=loop),
             Figure(
                 name=f"pre-signing, {name}, from queue to table", unit="answers/s", samples=tuple(whole), against=loop
             ),

@@ -17,14 +17,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509 import ocsp
 
 from bench import answers, healing, machine, reading
+from bench.aims import verdicts
 from bench.answers import Effort
 from bench.cores import Cores, Watch, on
 from bench.figures import Figure, Sample, ratio, table
 from bench.ground import Issuer, serial_of
 from bench.judge import judge_good
-from bench.load import Counting, Load, Same, fetch, read_counts
+from bench.load import Counting, Load, Same, SamePost, fetch, read_counts, read_report
 from bench.reading import Sizes
 from bench.report import document
+from bench.rows import CACHED_KEPT, CFSSL_KEPT, EDGE, NGINX_KEPT, UNCACHED, Size
 from demo.ca import Authority
 
 _CORES = Cores.found()
@@ -63,9 +65,16 @@ def test_the_document_says_how_and_on_what() -> None:
         machine={"kernel": "Linux 6.1"},
         load=("0.10, 0.20, 0.30", "1.10, 1.20, 1.30"),
         when=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
-        method={"connections": 64, "rows": 100_000, "warm_up": 1, "seconds": 5, "repetitions": 3},
+        method={"connections": 64, "p256": 1_000_000, "rsa2048": 100_000, "warm_up": 1, "seconds": 5, "repetitions": 3},
     )
-    for said in ("2026-01-02 03:04 UTC", "0.10, 0.20, 0.30", "Linux 6.1", "nginx-light", "100,000 rows", "make bench"):
+    for said in (
+        "2026-01-02 03:04 UTC",
+        "0.10, 0.20, 0.30",
+        "Linux 6.1",
+        "nginx-light",
+        "1,000,000 rows",
+        "make bench",
+    ):
         assert said in text
 
 
@@ -162,7 +171,8 @@ def test_the_load_asks_distinct_questions_in_order(tmp_path: Path, program: Call
     numbers = 300
     questions = Counting(issuer.request(serial_of(0))[:-4], numbers, at=numbers - 3)
     with _recording() as (port, seen):
-        counted = Load(tmp_path, core=_CORES.load, connections=1).ask(port, questions, seconds=1, close=close)
+        load = Load(tmp_path, core=_CORES.load)
+        counted = load.ask(port, questions, seconds=1, close=close, connections=1)
         assert set(counted.errors.values()) == {0}
         octets, body = fetch(port, questions.http(close=close))
     assert counted.requests > 10
@@ -170,9 +180,10 @@ def test_the_load_asks_distinct_questions_in_order(tmp_path: Path, program: Call
     assert body == b"ok"
     *asked, after = [ocsp.load_der_ocsp_request(body).serial_number for _, _, body in seen]
     # wrk asks its script for one request to look at before the first that it sends.
-    first = asked[0]
-    at = next(number for number in range(numbers) if serial_of(number) == first)
-    assert asked == [serial_of((at + n) % numbers) for n in range(len(asked))]
+    order = [serial_of(Counting(b"", numbers, at).number) for at in range(numbers)]
+    assert sorted(order) == [serial_of(number) for number in range(numbers)]
+    at = order.index(asked[0])
+    assert asked == [order[(at + n) % numbers] for n in range(len(asked))]
     assert at in {numbers - 3, numbers - 2}
     assert after not in asked[-(numbers // 2) :]
     assert {connection for _, connection, _ in seen} == {"close" if close else None}
@@ -181,9 +192,36 @@ def test_the_load_asks_distinct_questions_in_order(tmp_path: Path, program: Call
 def test_the_load_asks_the_same_question(tmp_path: Path, program: Callable[[str], str]) -> None:
     program("wrk")
     with _recording() as (port, seen):
-        Load(tmp_path, core=_CORES.load, connections=1).ask(port, Same("/MFEw%2Fabc"), seconds=1, close=True)
-    assert len(seen) > 10
-    assert set(seen) == {("/MFEw%2Fabc", "close", b"")}
+        load = Load(tmp_path, core=_CORES.load)
+        load.ask(port, Same("/MFEw%2Fabc"), seconds=1, close=True, connections=1)
+        assert len(seen) > 10
+        assert set(seen) == {("/MFEw%2Fabc", "close", b"")}
+        seen.clear()
+        load.ask(port, SamePost(b"\x30\x03\x0a\x01\x00"), seconds=1, close=False, connections=1)
+        assert len(seen) > 10
+        assert set(seen) == {("/", None, b"\x30\x03\x0a\x01\x00")}
+
+
+def test_ab_asks_as_often_as_it_is_told_and_not_once_more(tmp_path: Path, program: Callable[[str], str]) -> None:
+    program("ab")
+    with _recording() as (port, seen):
+        counted = Load(tmp_path, core=_CORES.load).ask_so_often(port, b"\x30\x03", times=300, connections=8)
+    assert (counted.requests, len(seen)) == (300, 300)
+    assert {body for _, _, body in seen} == {b"\x30\x03"}
+    assert set(counted.errors.values()) == {0}
+    assert counted.seconds > 0
+
+
+def test_what_ab_did_not_get_is_counted() -> None:
+    said = (
+        "Time taken for tests:   2.500 seconds\nComplete requests:      90\nFailed requests:        4\n"
+        "Non-2xx responses:      3\nTotal transferred:      4500 bytes\n\n  50%      2\n  99%      8\n"
+    )
+    counted = read_report(said, asked=100)
+    assert (counted.requests, counted.seconds, counted.octets) == (90, 2.5, 4500)
+    assert (counted.p50, counted.p99) == (2.0, 8.0)
+    assert counted.errors == {"failed": 4, "status": 3, "unanswered": 10}
+    assert read_report("", asked=100).errors["unanswered"] == 100
 
 
 def test_what_wrk_counted_is_read() -> None:
@@ -196,14 +234,26 @@ def test_what_wrk_counted_is_read() -> None:
     assert counted.errors == {"connect": 1, "read": 2, "write": 3, "status": 4, "timeout": 5}
 
 
+_SIZE = Size(p256=30_000, rsa2048=20_000, least=1_000, most=20_000)
+
+
 def test_every_row_of_answers_is_right(server_dsn: str, tmp_path: Path, program: Callable[[str], str]) -> None:
-    program("wrk")
-    program("nginx")
+    for name in ("wrk", "ab", "nginx", "cfssl", "openssl"):
+        program(name)
     effort = Effort(warm_up=0, seconds=1, repetitions=1)
-    figures, missing = answers.measure(server_dsn, tmp_path, cores=_CORES, effort=effort, rows=20_000)
+    figures, missing = answers.measure(server_dsn, tmp_path, cores=_CORES, effort=effort, size=_SIZE)
     assert missing == []
-    assert [figure.all_faults for figure in figures] == [()] * 7
-    assert all(ratio(figure, figures) is not None for figure in figures if "nginx" not in figure.name)
+    assert {figure.name: figure.all_faults for figure in figures if figure.all_faults} == {}
+    assert len(figures) == 19 + 4
+    by_itself = ("nginx, static", "openssl", "1,000 rows", "memory")
+    alone = {figure.name for figure in figures if ratio(figure, figures) is None}
+    assert all(name.startswith(by_itself[:2]) or by_itself[2] in name or by_itself[3] in name for name in alone)
+    assert len(alone) == 2 + 1 + 1 + 4
+    idle, full = (next(each for each in figures if each.name.startswith(what)) for what in _MEMORY)
+    assert 20 < idle.value < full.value < 1_000
+
+
+_MEMORY = ("memory of a worker, idle, PSS", "memory of a worker, 15,000 answers kept, PSS")
 
 
 def test_answers_from_memory_do_not_pass_as_looked_up(
@@ -212,11 +262,27 @@ def test_answers_from_memory_do_not_pass_as_looked_up(
     program("wrk")
     # Ten serials are answered from memory from the second round on, whatever the row is called.
     effort = Effort(warm_up=0, seconds=1, repetitions=1)
+    size = Size(p256=10, rsa2048=10, least=11, most=12)
     figures, _ = answers.measure(
-        server_dsn, tmp_path, cores=_CORES, effort=effort, rows=10, only="uncached, POST, RSA-2048"
+        server_dsn, tmp_path, cores=_CORES, effort=effort, size=size, only="uncached, POST, RSA-2048"
     )
     assert len(figures) == 1
     assert any("looked up in PostgreSQL" in fault for fault in figures[0].all_faults)
+
+
+def test_an_aim_says_what_was_reached_and_whether_that_is_enough() -> None:
+    figures = [
+        _figure(NGINX_KEPT, 1000, 1000), _figure(CACHED_KEPT, 450, 450, against=NGINX_KEPT),
+        _figure(EDGE.format(method="GET"), 600, 600), _figure(UNCACHED, 9100, 9100),
+        _figure(CFSSL_KEPT, 100, faults=("no answers",)),
+    ]  # fmt: skip
+    said = verdicts(figures).splitlines()[2:]
+    assert [line.split()[-1] for line in said] == ["reached", "MISSED", "reached", "reached"]
+    assert "0.45" in said[0]
+    assert "0.60" in said[1]
+    assert "at least 9,000" in said[2]
+    assert "below 30 ms" in said[3]
+    assert verdicts([]) == ""
 
 
 def test_the_reconciler_is_measured_to_the_head_of_both_logs(server_dsn: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -182,9 +183,12 @@ def test_the_load_asks_distinct_questions_in_order(tmp_path: Path, program: Call
     # wrk asks its script for one request to look at before the first that it sends.
     order = [serial_of(Counting(b"", numbers, at).number) for at in range(numbers)]
     assert sorted(order) == [serial_of(number) for number in range(numbers)]
-    at = order.index(asked[0])
-    assert asked == [order[(at + n) % numbers] for n in range(len(asked))]
-    assert at in {numbers - 3, numbers - 2}
+    places = [order.index(serial) for serial in asked]
+    assert places[0] in {numbers - 3, numbers - 2}
+    # A connection that the server ends first takes the question with it that wrk had ready for it.
+    steps = [(after - before) % numbers for before, after in pairwise(places)]
+    assert steps.count(1) >= len(steps) - 3
+    assert set(steps) <= {1, 2}
     assert after not in asked[-(numbers // 2) :]
     assert {connection for _, connection, _ in seen} == {"close" if close else None}
 

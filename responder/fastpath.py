@@ -13,7 +13,7 @@ import httptools
 
 from responder.answer import NOT_MODIFIED, Answer
 from responder.front import Front
-from responder.protocol import LAST_PATIENCE, MOST_SECONDS, Http
+from responder.protocol import LAST_PATIENCE, Http
 
 # A whole request of the common kind fits in here; what is larger is not common.
 _MOST_OCTETS: Final = 16 * 1024
@@ -51,9 +51,11 @@ class FastPath(asyncio.Protocol):
         self._answering: asyncio.Task[None] | None = None
         self._early = b""
         self._is_last = False
+        self._is_over = False  # the client sends nothing more
+        self._is_blocked = False  # the client does not take what we send
         # Since when it has been the client's turn, and for how long it may be (seconds).
         self._silent_since = 0.0
-        self._patience = MOST_SECONDS
+        self._patience = self._front.patience
 
     # ---------------------------------------------------------------------------------------------- the connection
 
@@ -63,7 +65,7 @@ class FastPath(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._connections.add(self)
         self._front.connections.add(self)
-        self._be_patient(MOST_SECONDS)
+        self._be_patient(self._front.patience)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended
         """Forget it. An answer on its way is finished all the same, for whoever asks next."""
@@ -82,37 +84,49 @@ class FastPath(asyncio.Protocol):
             self._patience = min(self._patience, LAST_PATIENCE)
             self.close_if_silent(self._front.time())
 
+    def eof_received(self) -> bool:
+        """Stay for what was asked before: a client may end its side once it has asked (RFC 9112 section 9.6)."""
+        self._is_over = True
+        return self._answering is not None or self._is_blocked
+
     def pause_writing(self) -> None:
         """Take nothing more from a client that does not take our answers."""
+        self._is_blocked = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on."""
-        self._transport.resume_reading()
+        self._is_blocked = False
+        self._go_on()
 
     def _be_patient(self, seconds: float) -> None:
         self._silent_since = self._front.time()
         self._patience = seconds
 
     def close_if_silent(self, now: float) -> None:
-        """Close when it has been the client's turn for too long."""
-        if self._answering is None and now - self._silent_since > self._patience:
+        """Close when it has been the client's turn for too long, be it to ask or to take what we sent."""
+        if self._answering is not None or now - self._silent_since <= self._patience:
+            return
+        if self._transport.get_write_buffer_size() > 0:
+            self._transport.abort()  # closing would wait for the client once more
+        else:
             self._transport.close()
 
     # ------------------------------------------------------------------------------------------ reading, by httptools
 
     def data_received(self, data: bytes) -> None:
         """Take octets as they come, and answer when they are one whole request."""
-        if self._answering is not None:
+        if self._answering is not None or self._is_blocked:
             self._wait_with(data)
             return
         if not self._octets:
-            self._be_patient(MOST_SECONDS)
+            self._be_patient(self._front.patience)
         self._octets = self._octets + data if self._octets else data
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._is_common = False
+            # What follows the last request of a connection is nobody's concern (RFC 9112 section 9.6).
+            self._is_common = self._is_common and self._whole == 1 and not self._keep
         if not self._is_common or self._begun > 1 or len(self._octets) > _MOST_OCTETS:
             self._hand_over()
         elif self._whole == 1:
@@ -150,12 +164,32 @@ class FastPath(asyncio.Protocol):
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
         successor.data_received(self._octets)
+        if self._is_last:
+            successor.shutdown()
+        if self._is_over and not successor.eof_received():
+            self._transport.close()
 
     def _wait_with(self, data: bytes) -> None:
         """Keep what a client sends before its turn. Nobody has to be fast for it, and nobody may fill our memory."""
         self._early += data
         if len(self._early) > _MOST_OCTETS:
             self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Take what came early, now that it is its turn, and whatever comes next."""
+        if self._is_blocked or self._answering is not None or self._transport.is_closing():
+            return
+        if not self._is_over:
+            self._transport.resume_reading()
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        # Handed over, it is not ours to close any more.
+        if self._is_over and self._answering is None and self._parser is not None:
+            self._transport.close()
 
     # ----------------------------------------------------------------------------------------------------- answering
 
@@ -197,10 +231,8 @@ class FastPath(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._send(answer, _CLOSE if self._is_last or self._front.is_ending else ending, tag)
-        if self._early:
-            early, self._early = self._early, b""
-            self._transport.resume_reading()
-            self.data_received(early)
+        if self._early or self._is_over:
+            self._go_on()
 
     def _send(self, answer: Answer, ending: bytes, tag: bytes | None) -> None:
         now = self._front.clock()

@@ -16,6 +16,9 @@ from responder.errors import OcspError, Refusal, TryLater
 from responder.ocsp.path import request_in_path, too_large
 from responder.service import Service
 
+# From the first octet that is awaited to the last one of a request (seconds): who needs longer holds a connection and
+# nothing else.
+MOST_SECONDS: Final = 20.0
 # How often silent connections are looked for (seconds).
 _BETWEEN_SWEEPS: Final = 1.0
 
@@ -40,9 +43,11 @@ class Front:
         idle: float,
         clock: Callable[[], datetime],
         counts: Counts,
+        patience: float = MOST_SECONDS,
     ) -> None:
         """`prefix` stands before the request in a GET's path; `idle` is how long one may be silent (seconds).
 
+        `patience` is how long a request may take to arrive, or an answer to be taken (seconds).
         Of requests that no kept answer is for, at most `most_in_flight` are worked on at once.
         """
         self.service = service
@@ -56,6 +61,7 @@ class Front:
         self._most_in_flight = most_in_flight
         self._prefix = prefix.encode().strip(b"/")
         self.idle = idle
+        self.patience = patience
         #: Whether this worker is to end, so that every answer is the last one of its connection.
         self.is_ending = False
 

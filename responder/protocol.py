@@ -4,6 +4,7 @@ request may take to arrive. Knows no OCSP; server.py hands it to its workers.
 """
 
 import asyncio
+from collections import deque
 from typing import Any, Final
 
 import httptools
@@ -11,9 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 # Request line and headers together. A request of 10,000 octets in the path, every octet of it escaped twice, fits.
 MOST_HEAD_OCTETS: Final = 96 * 1024
-# From the first octet that is awaited to the last one of a request (seconds): who needs longer holds a connection and
-# nothing else.
-MOST_SECONDS: Final = 20.0
 # How long a client that has begun nothing may be silent and still find its answer, when the worker is to end (seconds).
 LAST_PATIENCE: Final = 1.0
 
@@ -38,6 +36,10 @@ class Http(HttpToolsProtocol):
         self._head_octets = 0
         self._whole = True
         self._impatience: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._cycles: deque[RequestResponseCycle] = deque()
+        self._is_last = False
+        self._patience: float = self.config.app.front.patience  # type: ignore[union-attr] # a Responder, as below
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn does the same
         """Wait for the first request, for a while."""
@@ -49,11 +51,18 @@ class Http(HttpToolsProtocol):
         if self._is_idle():
             self.loop.call_later(LAST_PATIENCE, self._close_if_idle)
         else:
-            super().shutdown()
+            self._is_last = True
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
 
     def _is_idle(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # none before the first request
         return self._whole and (cycle is None or cycle.response_complete)
+
+    def _is_owed(self) -> bool:
+        """Whether the newest request is whole and its answer still to be sent; those before it are answered first."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     def _close_if_idle(self) -> None:
         if self._is_idle():
@@ -62,7 +71,30 @@ class Http(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._stop_waiting()
+        self._stop_waiting_for_reader()
+        # uvicorn tells the newest request only, and the one that is being answered would write to nobody.
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._cycles.clear()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn never stays
+        """Stay for what was asked before: a client may end its side once it has asked (RFC 9112 section 9.6)."""
+        if self._is_owed():
+            self.cycle.keep_alive = False
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not take our answers, but not for ever."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._stop_waiting_for_reader()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take octets as they come, and close where they come without end."""
@@ -82,9 +114,14 @@ class Http(HttpToolsProtocol):
         self._wait_or_not()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, and count it."""
+        """Refuse what is no HTTP, and count it. What was asked before it is answered, and is the last to be."""
         self._count(_BAD_REQUEST)
-        super().send_400_response(msg)
+        if self._is_owed():
+            self.cycle.keep_alive = False
+            self._whole = True
+            self.flow.pause_reading()
+        else:
+            super().send_400_response(msg)
 
     def _count(self, status: int) -> None:
         self.config.app.front.counts.refused_http(status)  # type: ignore[union-attr] # a Responder, whatever uvicorn takes
@@ -127,7 +164,10 @@ class Http(HttpToolsProtocol):
             raise httptools.HttpParserError("neither HTTP/1.0 nor HTTP/1.1")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
-            if self.config.app.front.is_ending:  # type: ignore[union-attr] # a Responder, whatever uvicorn takes
+            while self._cycles and self._cycles[0].response_complete:
+                self._cycles.popleft()
+            self._cycles.append(self.cycle)
+            if self._is_last or self.config.app.front.is_ending:  # type: ignore[union-attr] # a Responder, whatever uvicorn takes
                 self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -144,7 +184,12 @@ class Http(HttpToolsProtocol):
         if ours or self.timeout_keep_alive_task is not None or self.transport.is_closing():
             self._stop_waiting()
         elif self._impatience is None:
-            self._impatience = self.loop.call_later(MOST_SECONDS, self.transport.close)
+            self._impatience = self.loop.call_later(self._patience, self.transport.close)
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _stop_waiting(self) -> None:
         if self._impatience is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all plain answers of one signer in one second share: their times, their octets but for a few, and their lint.
 
-Knows no request and signs nothing. Called by service.py for answers about one certificate that has a row.
+Knows no request and signs nothing. Called by maker.py for answers about one certificate that has a row.
 """
 
 from dataclasses import dataclass, field

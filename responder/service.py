@@ -6,8 +6,6 @@
 Knows no HTTP and no SQL. Whatever goes wrong on the way becomes the OCSP error that RFC 6960 has for it, never a guess.
 """
 
-import random
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -19,18 +17,15 @@ from responder.demand import Demand
 from responder.errors import InternalError, OcspError, Refusal, TryLater, Unauthorized
 from responder.feed import Feed
 from responder.lookups import Found, LookUps
-from responder.moments import Moments
+from responder.maker import MIXED, Maker
 from responder.ocsp.forms import Forms
-from responder.ocsp.lint import lint
-from responder.ocsp.policy import EXTENDED_REVOKE, Times, archive_cutoff, decide, nonce_to_echo, plan_times
+from responder.ocsp.policy import decide
 from responder.ocsp.request import CertId, OcspRequest
 from responder.ocsp.requester import check_requester
-from responder.ocsp.response import SingleAnswer
 from responder.runtime.logs import Sparingly, get_logger
-from responder.signing.admission import AdmittedSigner
 from responder.signing.keyring import Keyring
 from responder.status.issuers import Issuer
-from responder.status.model import CertStatus, Good, NonceMode, Policy, Revoked, Unknown
+from responder.status.model import CertStatus
 from responder.status.store import Key
 from responder.stored import StoredAnswers
 
@@ -38,8 +33,6 @@ _log = get_logger("service")
 
 # In an outage every request fails for the same reason: one line for each reason in so many seconds says it.
 _BETWEEN_LINES: Final = 5.0
-# ECDSA verifies slower than it signs, so of those signatures only some are verified; RSA ones are all.
-_VERIFY_ONE_IN: Final = 64
 
 
 class Service:
@@ -71,7 +64,7 @@ class Service:
         self._demand = demand
         self._counts = counts
         self._forms = Forms()
-        self._moments = Moments()
+        self._maker = Maker(clock=clock, counts=counts)
         self._try_later = Sparingly(seconds=_BETWEEN_LINES)
 
     async def answer(self, request: bytes) -> Answer:
@@ -123,7 +116,7 @@ class Service:
     def _count_as(self, answer: Answer, asked: OcspRequest, *, octets: int) -> None:
         """Have the answer counted, also when it is sent from memory, by its kind and its request's."""
         hash_names = {cert_id.hash_name or NO_HASH for cert_id in asked.cert_ids}
-        hash_name = hash_names.pop() if len(hash_names) == 1 else _MIXED
+        hash_name = hash_names.pop() if len(hash_names) == 1 else MIXED
         if answer.times is not None:
             tally = self._counts.tally(
                 outcome=answer.outcome, hash_name=hash_name, octets=octets, this_update=answer.times.this_update
@@ -137,7 +130,7 @@ class Service:
         issuer, signer = self._keyring().who_signs(issuer.issuer_id, preferred=asked.preferred, now=self._clock())
         found = await self._find(keys)
         statuses = self._decide(keys, found, issuer)
-        answer = await self._sign(asked, statuses, issuer, signer)
+        answer = await self._maker.make(asked, statuses, issuer, signer)
         return answer, min([read_in, *(each.read_in for each in found.values() if each.read_in is not None)])
 
     def _issuer_of(self, asked: OcspRequest) -> Issuer:
@@ -185,66 +178,6 @@ class Service:
             statuses.append(status)
         return statuses
 
-    async def _sign(
-        self,
-        asked: OcspRequest,
-        statuses: Sequence[CertStatus],
-        issuer: Issuer,
-        signer: AdmittedSigner,
-    ) -> Answer:
-        """Assemble, sign and lint. Nothing leaves unlinted (invariant 7)."""
-        status = statuses[0]
-        if _is_plain(asked, issuer.policy) and isinstance(status, Good | Revoked) and status != EXTENDED_REVOKE:
-            return await self._sign_plain(asked.cert_ids[0], status, issuer, signer)
-        now = self._clock()
-        doubtful = [status is EXTENDED_REVOKE or isinstance(status, Unknown) for status in statuses]
-        # An unassigned serial's answer ends sooner than that of a certificate beside it in the same response.
-        times, ends = _plan(doubtful, issuer, signer, now)
-        singles = [
-            SingleAnswer(cert_id.raw, status, end, archive_cutoff(status, issuer.policy, produced_at=times.this_update))
-            for cert_id, status, end in zip(asked.cert_ids, statuses, ends, strict=True)
-        ]
-        nonce = nonce_to_echo(asked.nonce, issuer.policy)
-        tbs = signer.parts.tbs(singles, times=times, extended_revoke=EXTENDED_REVOKE in statuses, nonce=nonce)
-        body = signer.parts.assemble(tbs, await self._signature(tbs, issuer, signer))
-        lint(
-            body,
-            asked=asked.cert_ids,
-            issuer=issuer,
-            signer_certificate=signer.certificate,
-            now=now,
-            verify=_is_verified(signer),
-            nonce=nonce,
-        )
-        return Answer(
-            body,
-            _outcome(statuses),
-            times=times,
-            max_age=issuer.policy.max_age,
-            doubt=any(doubtful),
-            for_one=nonce is not None or issuer.policy.require_signed,
-        )
-
-    async def _sign_plain(
-        self, cert_id: CertId, status: Good | Revoked, issuer: Issuer, signer: AdmittedSigner
-    ) -> Answer:
-        """Do the same for one certificate that has a row, with all that such answers of this second have in common."""
-        moment = self._moments.of(issuer, signer, self._clock())
-        tbs = moment.series.tbs(cert_id.raw, status)
-        body = moment.series.assemble(tbs, await self._signature(tbs, issuer, signer))
-        moment.alike.check(body, cert_id=cert_id, status=status, verify=_is_verified(signer))
-        return Answer(body, _WORDS[type(status)], times=moment.times, max_age=issuer.policy.max_age)
-
-    async def _signature(self, tbs: bytes, issuer: Issuer, signer: AdmittedSigner) -> bytes:
-        began = time.perf_counter()
-        try:
-            signature = await signer.signer.sign(tbs)
-        except OcspError:
-            self._counts.signing_errors += 1
-            raise
-        self._counts.signed(issuer.name, time.perf_counter() - began)
-        return signature
-
     def refuse(self, error: OcspError) -> Answer:
         """Return the unsigned answer for an error, and tell of it as it deserves.
 
@@ -261,44 +194,3 @@ class Service:
         else:
             _log.debug("answer.refused", reason=error.reason.value, detail=error.detail)
         return Answer.refusing(error)
-
-
-def _is_plain(asked: OcspRequest, policy: Policy) -> bool:
-    """Whether the answer has nothing in it, and nothing about it, but the status of one certificate."""
-    return (
-        len(asked.cert_ids) == 1
-        and (asked.nonce is None or policy.nonce is NonceMode.OFF)
-        and not policy.require_signed
-    )
-
-
-def _is_verified(signer: AdmittedSigner) -> bool:
-    """Whether the next signature is to be verified."""
-    return signer.signer.verify_always or random.randrange(_VERIFY_ONE_IN) == 0  # noqa: S311 - a sample, no secret
-
-
-def _plan(
-    doubtful: Sequence[bool], issuer: Issuer, signer: AdmittedSigner, now: datetime
-) -> tuple[Times, list[datetime | None]]:
-    """Return the times of the response, and for each certificate its own end where that differs."""
-
-    def plan(*, unknown: bool) -> Times:
-        return plan_times(
-            issuer.policy, now=now, signer_not_after=signer.not_after, public=issuer.public, unknown=unknown
-        )
-
-    if all(doubtful):
-        return plan(unknown=True), [None for _ in doubtful]
-    times = plan(unknown=False)
-    sooner = plan(unknown=True).next_update if any(doubtful) else None
-    return times, [sooner if doubt else None for doubt in doubtful]
-
-
-def _outcome(statuses: Sequence[CertStatus]) -> str:
-    """Return one word for the whole answer; several certificates may have several."""
-    words = {_WORDS[type(status)] for status in statuses}
-    return words.pop() if len(words) == 1 else _MIXED
-
-
-_MIXED: Final = "mixed"
-_WORDS: Final = {Good: "good", Revoked: "revoked", Unknown: "unknown"}

@@ -73,6 +73,18 @@ class SigningSettings(Section, frozen=True, kw_only=True):
     token_timeout: Duration = Duration(seconds=2)
 
 
+class AuditSettings(Section, frozen=True, kw_only=True):
+    """[audit]"""
+
+    #: Whether every signed response is written down (BR 5.4.1), in bundles of up to a hundred, twice a second.
+    signatures: bool = True
+    #: The file it is appended to, as JSON lines. Empty: standard error, among the lines of the log.
+    file: str = ""
+    #: Whether nothing is signed, and clients are told to try later, while it cannot be written. Otherwise answers go on
+    #: and wait to be written down, up to 100,000 in each worker.
+    required: bool = False
+
+
 class PrivateSettings(Section, frozen=True, kw_only=True):
     """[private]"""
 
@@ -112,6 +124,7 @@ class Settings(Section, frozen=True, kw_only=True):
     cache: CacheSettings = CacheSettings()
     signing: SigningSettings = SigningSettings()
     private: PrivateSettings = PrivateSettings()
+    audit: AuditSettings = AuditSettings()
     presigned: PresignedSettings = PresignedSettings()
     log: LogSettings = LogSettings()
 
@@ -130,6 +143,16 @@ def to_primary(dsn: str) -> str:
         return conninfo.make_conninfo(dsn, target_session_attrs="primary")
     except psycopg.ProgrammingError:
         return dsn  # Whoever connects with it says what is wrong.
+
+
+def check_audit(settings: AuditSettings, *, path: Path) -> None:
+    """Raise SettingsError where the audit log's file could not be written. Creates none: this may be somebody else."""
+    if not settings.signatures or not settings.file:
+        return
+    file = Path(settings.file)
+    wanted = file if file.exists() else file.parent
+    if file.is_dir() or not wanted.exists() or not os.access(wanted, os.W_OK):
+        raise SettingsError(f"{path}: [audit] file: {file} cannot be written")
 
 
 def workers(settings: HttpSettings) -> int:

@@ -57,6 +57,7 @@ class Refusal(enum.StrEnum):
     DATABASE = "database"  # the status table cannot be asked
     SIGNER = "signer"  # the key cannot be used now
     SIGNER_EXPIRING = "signer_expiring"  # the signer's certificate ends too soon for a lawful answer
+    AUDIT = "audit"  # the signature could not be written down, which the operator insists on
     OVERLOADED = "overloaded"  # too much work in hand
     DEADLINE = "deadline"  # the answer would come too late
     CONTRADICTION = "contradiction"  # the table says something that cannot be

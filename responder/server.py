@@ -6,6 +6,7 @@ Puts the responder together; decides nothing about answers. Processes and signal
 
 import asyncio
 import gc
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Final
 from responder import config
 from responder.app import create_app
 from responder.asgi import Asgi, Receive, Scope, Send
+from responder.audit import AuditFile, AuditLog, Stderr
 from responder.cache import Cache
 from responder.config import Settings
 from responder.counting import Counts
@@ -66,6 +68,7 @@ def read_start(path: Path) -> Start:
     """Read the settings file and every secret that it names. Raises SettingsError."""
     settings = config.load_settings(path)
     dsn = config.to_primary(database_dsn(settings.database, path=path))
+    config.check_audit(settings.audit, path=path)
     return Start(path, settings, dsn, signing_keys(settings.signing, path=path))
 
 
@@ -155,6 +158,7 @@ class Responder:
             stored=StoredAnswers(asked, Use(presigned.use), clock=clock),
             demand=demand,
             counts=self._counts,
+            audit=await self._open_audit(clock),
         )
         self.front = Front(
             service,
@@ -180,6 +184,14 @@ class Responder:
     async def _open_database(self, dsn: str, most: int) -> Database:
         database = Database(dsn, application="ocsp-responder", most=most, timeout=_PATIENCE)
         return await self._stack.enter_async_context(database)
+
+    async def _open_audit(self, clock: Callable[[], datetime]) -> AuditLog | None:
+        settings = self._settings.audit
+        if not settings.signatures:
+            return None
+        place = AuditFile(Path(settings.file)) if settings.file else Stderr()
+        audit = AuditLog(place, self._counts, required=settings.required, process="ocsp-responder", clock=clock)
+        return await self._stack.enter_async_context(audit)
 
     async def _open_replica(self) -> Replica | None:
         dsn = self._settings.database.replica_dsn

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from responder.answer import Answer
+from responder.audit import AuditLog, Signed
 from responder.cache import Cache
 from responder.counting import NO_HASH, Counts
 from responder.demand import Demand
@@ -48,12 +49,13 @@ class Service:
         clock: Callable[[], datetime],
         stored: StoredAnswers,
         counts: Counts,
+        audit: AuditLog | None = None,
         demand: Demand | None = None,
     ) -> None:
         """Put the parts together; `keyring` returns the issuers and signers as they are now, or raises TryLater.
 
-        `demand` hears which certificates are asked for, where somebody wants to know. No deadline is kept
-        here: look-ups and tokens, which are all that can take long, keep theirs.
+        `audit` hears of every signature, and `demand` which certificates are asked for, where somebody wants to know.
+        No deadline is kept here: look-ups and tokens, which are all that can take long, keep theirs.
         """
         self._lookups = lookups
         self._cache = cache
@@ -65,6 +67,7 @@ class Service:
         self._counts = counts
         self._forms = Forms()
         self._maker = Maker(clock=clock, counts=counts)
+        self._audit = audit
         self._try_later = Sparingly(seconds=_BETWEEN_LINES)
 
     async def answer(self, request: bytes) -> Answer:
@@ -130,7 +133,11 @@ class Service:
         issuer, signer = self._keyring().who_signs(issuer.issuer_id, preferred=asked.preferred, now=self._clock())
         found = await self._find(keys)
         statuses = self._decide(keys, found, issuer)
+        if self._audit is not None:
+            self._audit.check()
         answer = await self._maker.make(asked, statuses, issuer, signer)
+        if self._audit is not None and answer.times is not None:
+            self._audit.note(Signed(issuer.name, signer, asked.cert_ids, statuses, answer.times))
         return answer, min([read_in, *(each.read_in for each in found.values() if each.read_in is not None)])
 
     def _issuer_of(self, asked: OcspRequest) -> Issuer:

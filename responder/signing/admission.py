@@ -5,7 +5,7 @@ Knows the profile of RFC 6960 section 4.2.2.2 and BR 7.1.2.8; never reads files 
 signers change, and by ocsp-admin before a signer is stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -80,6 +80,11 @@ class AdmittedSigner:
     not_after: datetime
     direct: bool
     parts: ResponseParts
+    #: The serial number of its certificate in hexadecimal, by which people tell signers apart.
+    serial_hex: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "serial_hex", f"{self.certificate.serial_number:x}")
 
     @property
     def key_algorithm(self) -> bytes:

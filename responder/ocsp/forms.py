@@ -33,7 +33,8 @@ class Forms:
         octets = len(data)
         for begin in self._begin.get(octets, ()):
             known = self._known.get(data[:begin])
-            if known is not None:
+            # Another form of this length may have its number begin at the same octet.
+            if known is not None and data[begin - 1] == octets - begin:
                 number = data[begin:]
                 if not is_padded(number):
                     raw = data[octets - len(known.raw) :]

@@ -5,7 +5,7 @@ from asn1crypto import algos, core, ocsp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from responder.errors import OcspError
+from responder.errors import MalformedRequest, OcspError
 from responder.ocsp.forms import Forms
 from responder.ocsp.request import OcspRequest, parse_request
 
@@ -96,3 +96,12 @@ def test_no_more_forms_are_remembered_than_the_bound() -> None:
             forms.parse(request(1 << (8 * length - 2), issuer=issuer))
     assert len(forms._known) <= 1024
     assert forms.parse(request(5)) == parse_request(request(5))
+
+
+def test_a_number_of_another_length_than_its_form_says_is_no_request() -> None:
+    """Two forms of different lengths whose numbers begin at the same octet; found by fuzzing."""
+    short, long = request(0x13 << 8 * 18), request(0x13 << 8 * 19)
+    forms = Forms()
+    assert [forms.parse(each) for each in (short, long)] == [parse_request(each) for each in (short, long)]
+    for wrong in (short + b"\r", long[:-1]):
+        assert read(forms, wrong) == (MalformedRequest, "syntax")

@@ -238,6 +238,7 @@ def _signers(keyring: Keyring | None) -> Iterable[tuple[Issuer, AdmittedSigner]]
 
 def _is_lawful(issuer: Issuer, signer: AdmittedSigner, now: datetime) -> bool:
     try:
+        signer.check_begun(now)
         plan_times(issuer.policy, now=now, signer_not_after=signer.not_after, public=issuer.public, unknown=False)
     except OcspError:
         return False

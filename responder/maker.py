@@ -120,6 +120,7 @@ def _plan(
     doubtful: Sequence[bool], issuer: Issuer, signer: AdmittedSigner, now: datetime
 ) -> tuple[Times, list[datetime | None]]:
     """Return the times of the response, and for each certificate its own end where that differs."""
+    signer.check_begun(now)
 
     def plan(*, unknown: bool) -> Times:
         return plan_times(

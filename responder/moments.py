@@ -47,6 +47,7 @@ class Moments:
         present = self._present.get(key)
         # An issuer's policy and a signer's certificate may have changed within the second: objects made anew say so.
         if present is None or present.now != now or present.issuer is not issuer or present.signer is not signer:
+            signer.check_begun(now)
             times = plan_times(
                 issuer.policy, now=now, signer_not_after=signer.not_after, public=issuer.public, unknown=False
             )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PostgreSQL primary and its streaming replica, made by pg_basebackup from the binaries the other tests use.
+"""PostgreSQL servers to be ill-treated: a primary with its streaming replica, made by pg_basebackup, or one alone.
 
-Replay can be held, servers stopped, started and promoted. Deleted afterwards. Knows no table of ours.
+From the binaries the other tests use. Replay can be held, servers stopped, started and promoted. Deleted afterwards.
+Knows no table of ours.
 """
 
 import os
@@ -66,6 +67,11 @@ class Server:
             done = connection.execute(statement.encode(), parameters)
             return done.fetchall() if done.description is not None else []
 
+    def create_database(self, name: str) -> str:
+        """Create an empty database, and return how to reach it."""
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)).as_string())
+        return self.dsn(name)
+
     def cut(self, user: str) -> int:
         """Cut every connection of this user, and return how many there were."""
         return len(self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", user))
@@ -88,8 +94,7 @@ class Pair:
 
     def create_database(self, name: str) -> str:
         """Create an empty database, and return how to reach it on the primary."""
-        self.primary.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)).as_string())
-        return self.primary.dsn(name)
+        return self.primary.create_database(name)
 
     def catch_up(self) -> None:
         """Wait until the replica shows all that the primary has committed."""
@@ -100,8 +105,23 @@ class Pair:
 @contextmanager
 def streaming() -> Iterator[Pair]:
     """Yield a running pair; afterwards nothing is left of it."""
-    folder = Path(tempfile.mkdtemp(prefix="foundling-pair-"))
-    pair = Pair(folder)
+    with _ground() as folder:
+        pair = Pair(folder)
+        with _running(pair.primary), _stopped_at_the_end(pair.replica):
+            replicate(pair)
+            yield pair
+
+
+@contextmanager
+def standing() -> Iterator[Server]:
+    """Yield a running server; afterwards nothing is left of it."""
+    with _ground() as folder, _running(Server(folder / "primary")) as server:
+        yield server
+
+
+@contextmanager
+def _ground() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="foundling-servers-"))
     try:
         # The wheel's own server makes its binaries runnable for the user that servers run as.
         with throwaway_server():
@@ -109,17 +129,28 @@ def streaming() -> Iterator[Pair]:
         if os.geteuid() == 0:
             ensure_user_exists(_USER)
             shutil.chown(folder, _USER)
-        _run("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", pair.primary.folder)
-        with (pair.primary.folder / "postgresql.conf").open("a") as settings:
-            settings.write(_SETTINGS)
-        pair.primary.start()
-        replicate(pair)
-        yield pair
+        yield folder
     finally:
-        for server in (pair.replica, pair.primary):
-            if (server.folder / "postmaster.pid").exists():
-                server.stop("immediate")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
+    _run("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", server.folder)
+    with (server.folder / "postgresql.conf").open("a") as settings:
+        settings.write(_SETTINGS)
+    with _stopped_at_the_end(server):
+        server.start()
+        yield server
+
+
+@contextmanager
+def _stopped_at_the_end(server: Server) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if (server.folder / "postmaster.pid").exists():
+            server.stop("immediate")
 
 
 def replicate(pair: Pair) -> None:

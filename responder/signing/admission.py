@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
 
-from responder.errors import SignerRefused
+from responder.errors import Refusal, SignerRefused, TryLater
 from responder.ocsp.response import ResponseParts
 from responder.signing import Signer, algorithm_for, key_algorithm, spki, usable_key
 from responder.status.issuers import Issuer
@@ -67,8 +67,8 @@ _FORBIDDEN: Final[dict[str, ObjectIdentifier]] = {
 class AdmittedSigner:
     """A signer that was found entitled to sign for an issuer, with the parts of its responses made ready.
 
-    `signer_id` is its number in ocsp.signer, 0 before it has one. `direct` says that the CA signs itself; `not_after`
-    is the last second for which it may vouch.
+    `signer_id` is its number in ocsp.signer, 0 before it has one. `direct` says that the CA signs itself;
+    `not_before` and `not_after` are the first and the last second for which it may vouch.
     """
 
     signer_id: int
@@ -77,6 +77,7 @@ class AdmittedSigner:
     signer: Signer
     certificate: x509.Certificate
     certificate_der: bytes
+    not_before: datetime
     not_after: datetime
     direct: bool
     parts: ResponseParts
@@ -90,6 +91,11 @@ class AdmittedSigner:
     def key_algorithm(self) -> bytes:
         """The AlgorithmIdentifier of its key, DER, by which a client may prefer it (RFC 6960 section 4.4.7.1)."""
         return key_algorithm(spki(self.signer.public_key))
+
+    def check_begun(self, now: datetime) -> None:
+        """Raise TryLater when its certificate has not begun: it had when it was admitted, so the clock was set back."""
+        if now < self.not_before:
+            raise TryLater(Refusal.SIGNER, f"it is {now} by this clock, and the signer begins at {self.not_before}")
 
 
 def admit(signer: Signer, *, issuer: Issuer, now: datetime, signer_id: int = 0) -> AdmittedSigner:
@@ -117,6 +123,7 @@ def admit(signer: Signer, *, issuer: Issuer, now: datetime, signer_id: int = 0) 
         signer=signer,
         certificate=certificate,
         certificate_der=encoded,
+        not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         direct=direct,
         parts=ResponseParts.for_signer(encoded, algorithm=signer.algorithm, embed=not direct),

@@ -84,7 +84,7 @@ class KeyringHolder:
         try:
             async with self._database.connection() as connection:
                 listed = await list_signers(connection)
-            loaded = await admit_listed(listed, self._keys, now=self._clock())
+            loaded = await admit_listed(listed, self._keys, now=self._clock(), former=self._keyring)
         except (IssuerError, SettingsError) as exc:
             _log.error("issuers.refused", generation=generation, detail=str(exc), meaning="the former ones go on")
             return None

@@ -16,8 +16,8 @@ from cryptography import x509
 from responder.errors import Refusal, SignerRefused, SignerUnavailable, TryLater, Unauthorized
 from responder.ocsp.preference import PreferredAlgorithm
 from responder.runtime.db import Connection
-from responder.signing.admission import AdmittedSigner
-from responder.signing.keys import Keys
+from responder.signing.admission import AdmittedSigner, admit
+from responder.signing.keys import FILE_SCHEME, Keys
 from responder.status.issuer_store import load_issuers, load_signers
 from responder.status.issuers import Issuer, IssuerSet
 from responder.status.signers import KeyKind, SignerRecord, SignerState, key_kind
@@ -38,7 +38,7 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class RefusedSigner:
-    """A signer that may not sign here, why, and the former one that answers in its place."""
+    """A signer that may not sign here, why, and who answers in its place: itself, as long as it has its key in hand."""
 
     record: SignerRecord
     why: SignerRefused
@@ -121,12 +121,15 @@ async def list_signers(connection: Connection) -> Listed:
     return Listed(issuers, await load_signers(connection, set(SignerState) - {SignerState.RETIRED}))
 
 
-async def admit_listed(listed: Listed, keys: Keys, *, now: datetime) -> Keyring:
+async def admit_listed(listed: Listed, keys: Keys, *, now: datetime, former: Keyring | None = None) -> Keyring:
     """Open and admit every signer that may sign; one issuer's trouble is not another's.
 
-    No connection is held meanwhile: a token may take its time.
+    Whom the former keyring has goes on when its key file does not do any more: it has been read. No connection is held
+    meanwhile: a token may take its time.
     """
-    found = await asyncio.gather(*(_of_issuer(listed, issuer, keys, now=now) for issuer in listed.issuers.all))
+    found = await asyncio.gather(
+        *(_of_issuer(listed, issuer, keys, now=now, former=former) for issuer in listed.issuers.all)
+    )
     admitted = {
         issuer.issuer_id: usable for issuer, (usable, _) in zip(listed.issuers.all, found, strict=True) if usable
     }
@@ -135,13 +138,14 @@ async def admit_listed(listed: Listed, keys: Keys, *, now: datetime) -> Keyring:
 
 
 async def _of_issuer(
-    listed: Listed, issuer: Issuer, keys: Keys, *, now: datetime
+    listed: Listed, issuer: Issuer, keys: Keys, *, now: datetime, former: Keyring | None
 ) -> tuple[tuple[AdmittedSigner, ...], list[RefusedSigner]]:
     records = [record for record in listed.records if record.issuer_id == issuer.issuer_id]
     usable: list[AdmittedSigner] = []
     refused: list[RefusedSigner] = []
     for kind in _order(issuer):
-        signer, trouble = await _of_kind([each for each in records if each.kind is kind], issuer, keys, now=now)
+        of_kind = [each for each in records if each.kind is kind]
+        signer, trouble = await _of_kind(of_kind, issuer, keys, now=now, former=former)
         usable += [] if signer is None else [signer]
         refused += trouble
     return tuple(usable), refused
@@ -153,7 +157,7 @@ async def load_keyring(connection: Connection, keys: Keys, *, now: datetime) -> 
 
 
 async def _of_kind(
-    records: Sequence[SignerRecord], issuer: Issuer, keys: Keys, *, now: datetime
+    records: Sequence[SignerRecord], issuer: Issuer, keys: Keys, *, now: datetime, former: Keyring | None
 ) -> tuple[AdmittedSigner | None, list[RefusedSigner]]:
     """Admit the active one of an issuer's signers of one kind, or the one that it replaced, and try the staged ones."""
     active: AdmittedSigner | None = None
@@ -162,7 +166,7 @@ async def _of_kind(
         try:
             active = await keys.open(record, issuer, now=now)
         except SignerRefused as exc:
-            active = await _stand_in(records, issuer, keys, now=now)
+            active = _in_hand(former, record, issuer, now=now) or await _stand_in(records, issuer, keys, now=now)
             refused.append(RefusedSigner(record, exc, active))
     for record in (each for each in records if each.state is SignerState.STAGED):
         try:
@@ -170,6 +174,17 @@ async def _of_kind(
         except SignerRefused as exc:
             refused.append(RefusedSigner(record, exc))
     return active, refused
+
+
+def _in_hand(former: Keyring | None, record: SignerRecord, issuer: Issuer, *, now: datetime) -> AdmittedSigner | None:
+    """Admit a signer with the key that was read from its file before; of a token no key is ever held."""
+    held = None if former is None else former.by_signer_id.get(record.signer_id)
+    if held is None or held.certificate_der != record.certificate or not record.key_location.startswith(FILE_SCHEME):
+        return None
+    try:
+        return admit(held.signer, issuer=issuer, now=now, signer_id=record.signer_id)
+    except SignerRefused:
+        return None
 
 
 async def _stand_in(

@@ -5,9 +5,7 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +18,6 @@ import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client.parser import text_string_to_metric_families
-from psycopg import conninfo
 
 from demo.ca import Authority, PrivateKey, write_key
 from demo.stage import command, free_port
@@ -362,91 +359,6 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-class Proxy:
-    """A line to PostgreSQL that can be cut, and frozen."""
-
-    def __init__(self, dsn: str) -> None:
-        self._given = conninfo.conninfo_to_dict(dsn)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._lines: list[socket.socket] = []
-        self._lock = threading.Lock()
-        self._flowing = threading.Event()
-        self._flowing.set()
-        self._is_cut = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def dsn(self) -> str:
-        """How to reach the same database through here."""
-        host, port = self._listener.getsockname()
-        return conninfo.make_conninfo(**{**self._given, "host": host, "port": port})
-
-    def cut(self) -> None:
-        """Close every connection, and every new one at once."""
-        self._is_cut = True
-        self._close_lines()
-
-    def mend(self) -> None:
-        self._is_cut = False
-
-    def freeze(self) -> None:
-        """Let nothing through, and close nothing."""
-        self._flowing.clear()
-
-    def thaw(self) -> None:
-        self._flowing.set()
-
-    def close(self) -> None:
-        self._listener.close()
-        self.thaw()
-        self._close_lines()
-
-    def _close_lines(self) -> None:
-        with self._lock:
-            for line in self._lines:
-                shut(line)
-            self._lines.clear()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self._is_cut:
-                shut(client)
-                continue
-            server = self._connect()
-            with self._lock:
-                self._lines += [client, server]
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
-
-    def _connect(self) -> socket.socket:
-        host, port = str(self._given.get("host") or "/var/run/postgresql"), self._given.get("port") or 5432
-        if not host.startswith("/"):
-            return socket.create_connection((host, int(port)))
-        line = socket.socket(socket.AF_UNIX)
-        line.connect(f"{host}/.s.PGSQL.{port}")
-        return line
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while octets := source.recv(65536):
-                self._flowing.wait()
-                sink.sendall(octets)
-        except OSError:
-            pass
-        shut(source)
-        shut(sink)
-
-
-def shut(line: socket.socket) -> None:
-    with suppress(OSError):
-        line.shutdown(socket.SHUT_RDWR)
-    line.close()
 
 
 def with_policy(**changes: Any) -> Policy:

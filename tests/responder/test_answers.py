@@ -18,7 +18,8 @@ from responder.status.model import Reason, Revoked
 from tests.responder import asking
 from tests.responder.asking import HASHES, INTERNAL_ERROR, MALFORMED, TRY_LATER, UNAUTHORIZED, cert_id, request_of
 from tests.responder.conftest import KINDS, REASONS, Town
-from tests.responder.running import Proxy, Running, Served, World, revoked, running, until
+from tests.responder.proxy import Proxy
+from tests.responder.running import Running, Served, World, revoked, running, until
 
 WAYS = list(product(("GET", "POST"), HASHES))
 SIGNING = (*KINDS, "ed25519", "direct", "locked")

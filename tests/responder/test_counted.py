@@ -13,7 +13,8 @@ from demo.stage import free_port
 from responder.status.model import Reason
 from tests.responder import asking
 from tests.responder.asking import Line, head, request_for, target_of
-from tests.responder.running import Private, Proxy, Running, Served, World, revoked, running, until
+from tests.responder.proxy import Proxy
+from tests.responder.running import Private, Running, Served, World, revoked, running, until
 from tests.responder.test_start import refusal
 
 CA = Authority.create("Counted CA")

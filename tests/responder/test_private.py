@@ -16,7 +16,8 @@ from demo.stage import free_port
 from tests.conftest import as_role
 from tests.responder import asking
 from tests.responder.asking import exchange, head, request_for
-from tests.responder.running import Private, Proxy, World, running, until
+from tests.responder.proxy import Proxy
+from tests.responder.running import Private, World, running, until
 from tests.responder.test_start import refusal
 
 CA = Authority.create("Watched CA")

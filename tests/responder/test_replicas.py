@@ -22,7 +22,8 @@ from responder.status.migrate import grant_roles, migrate
 from responder.status.model import Good, Reason, serial_octets
 from tests.conftest import as_role, unused_name
 from tests.replicas import Pair, streaming
-from tests.responder.running import Proxy, Running, Served, World, revoked, running, until
+from tests.responder.proxy import Proxy
+from tests.responder.running import Running, Served, World, revoked, running, until
 from tests.responder.test_answers import seen_by_all
 
 ROLE = "ocsp_responder"

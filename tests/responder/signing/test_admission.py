@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from responder.errors import SignerRefused
+from responder.errors import SignerRefused, TryLater
 from responder.ocsp.response import ResponseParts
 from responder.signing import PublicKey, admission
 from responder.signing.admission import AdmittedSigner, admit
@@ -48,6 +48,7 @@ def test_a_right_delegate_is_admitted(issuer: Issuer) -> None:
         signer=signer,
         certificate=certificate,
         certificate_der=der_of(certificate),
+        not_before=certificate.not_valid_before_utc,
         not_after=NOW + 30 * DAY,
         direct=False,
         parts=ResponseParts.for_signer(der_of(certificate), algorithm=signer.algorithm, embed=True),
@@ -249,3 +250,10 @@ class Stubborn:
 def test_an_algorithm_that_does_not_fit_the_key_is_refused(algorithm: str) -> None:
     signer = Stubborn(CA.delegate(KEY), bytes.fromhex(algorithm), KEY.public_key())
     refused(signer, PUBLIC, admission.ALGORITHM)
+
+
+def test_a_signer_that_has_not_begun_by_a_clock_set_back_signs_nothing() -> None:
+    signer = admit(FileSigner(KEY, CA.delegate(KEY)), issuer=PUBLIC, now=NOW)
+    signer.check_begun(signer.not_before)
+    with pytest.raises(TryLater):
+        signer.check_begun(signer.not_before - timedelta(seconds=1))

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: venv check format test demo bench lock wheel clean
+.PHONY: venv check format test fuzz demo bench lock wheel clean
 .DELETE_ON_ERROR:
 
 venv: $(VENV)/.ready
@@ -33,6 +33,12 @@ format: venv
 test: venv
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(ARGS)
 
+# Each target for half of the time; inputs that broke something, and those that reached something new, lie in .fuzz/.
+MINUTES ?= 10
+fuzz: venv
+	for target in http parsers; do mkdir -p .fuzz/$$target && FUZZ_FINDINGS=.fuzz \
+	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$$(($(MINUTES) * 30)) .fuzz/$$target || exit 1; done
+
 # KEEP=1 leaves the servers running and prints their addresses.
 demo: venv
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
@@ -51,4 +57,4 @@ lock: venv
 	  --constraint requirements.lock --group dev --output-file requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis .fuzz

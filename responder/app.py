@@ -28,7 +28,7 @@ def create_app(front: Front) -> Asgi:
         if resp is not None:
             await sink.take(req, resp)
 
-    app.add_sink(take)
+    app.add_sink(take, prefix="")  # also for what does not begin with a slash; falcon would call it 404
 
     async def refuse_or_take(scope: Scope, receive: Receive, send: Send) -> None:
         # falcon would wait for the first octets of the body, and have the client asked to go on.

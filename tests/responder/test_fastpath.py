@@ -151,6 +151,13 @@ def test_the_body_of_a_get_is_read_and_is_no_request(place: Place) -> None:
         assert words(place.responder.exchange(*pieces, get(place.good))) == ["good", "good"]
 
 
+def test_a_target_without_a_slash_in_front_is_answered_as_any_other(place: Place) -> None:
+    """The parser lets some of them through; found by fuzzing."""
+    length = "Content-Length", str(len(place.good))
+    asked = head("POST", b"*/", length) + place.good + head("GET", b"*/M")
+    assert words(place.responder.exchange(asked)) == ["good", "malformed_request"]
+
+
 def test_empty_lines_around_requests_do_no_harm(place: Place) -> None:
     for request in (get(place.good), post(place.good)):
         assert words(place.responder.exchange(b"\r\n\r\n" + request + b"\r\n")) == ["good"]

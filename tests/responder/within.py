@@ -168,7 +168,9 @@ def read_replies(octets: bytes) -> list[Reply]:
         pairs = [line.split(": ", 1) for line in lines]
         headers = {name.lower(): value for name, value in pairs}
         assert len(headers) == len(pairs), f"a header twice: {lines}"
-        bodiless = status in {"100", "304"}
+        # The answer to HEAD tells of a body that does not come; no method but GET and POST is answered otherwise.
+        is_to_head = status == "405" and (not rest or rest.startswith(b"HTTP/1.1 "))
+        bodiless = status in {"100", "304"} or is_to_head
         length = 0 if bodiless else int(headers["content-length"])
         assert len(rest) >= length, "half a body"
         replies.append(Reply(int(status), headers, rest[:length]))

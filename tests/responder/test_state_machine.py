@@ -157,7 +157,16 @@ class Responders(RuleBasedStateMachine):
         self.expired: set[int] = set()
         self.next_serial = 0x1000
         self.open: tuple[asyncio.Runner, AsyncExitStack, Model] | None = None
-        self.before = Model(unassigned=Said("unauthorized"), signer=signer[0])
+        # A certificate of every kind is there from the start, so that no run goes by without one.
+        for ago in (None, None, timedelta(days=2)):
+            serial = self.fresh()
+            stage.world.issue(self.issuer, serial=serial, ago=ago)
+            self.now.rows[serial] = GOOD
+        self.expired.add(serial)
+        reserved = self.fresh()
+        stage.world.reserve(self.issuer, reserved)
+        self.now.rows[reserved] = PENDING
+        self.before = Model(dict.fromkeys(self.now.rows, PURGED), Said("unauthorized"), signer[0])
         self.agree()
 
     # What is done

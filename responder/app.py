@@ -49,17 +49,19 @@ class _Sink:
 
     async def take(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Answer one request."""
-        match req.method:
-            case "GET":
-                answer = await self._front.get(bytes(req.scope["raw_path"]))
-            case "POST":
-                # No more of the body is read than shows that it is too large.
-                answer = await self._front.post(bytes(await req.stream.read(self._front.most_octets + 1)))
-            case _:
-                resp.set_header("Date", http_date(self._front.clock()).decode())
-                self._front.counts.refused_http(_NOT_ALLOWED)
-                raise falcon.HTTPMethodNotAllowed(["GET", "POST"])
+        if req.method not in {"GET", "POST"}:
+            resp.set_header("Date", http_date(self._front.clock()).decode())
+            self._front.counts.refused_http(_NOT_ALLOWED)
+            raise falcon.HTTPMethodNotAllowed(["GET", "POST"])
+        is_get = req.method == "GET"
+        # No more of a body is read than shows that it is too large.
+        asked = bytes(req.scope["raw_path"] if is_get else await req.stream.read(self._front.most_octets + 1))
+        log = self._front.request_log
+        told = None if log is None else log.draw(req.method, asked, req.scope["client"])
+        answer = await (self._front.get(asked) if is_get else self._front.post(asked))
         self._send(answer, req, resp)
+        if told is not None:
+            told.answered(answer)
 
     def _send(self, answer: Answer, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         for name, value in answer.headers(self._front.clock()):

@@ -85,6 +85,16 @@ class AuditSettings(Section, frozen=True, kw_only=True):
     required: bool = False
 
 
+class ResponderLogSettings(LogSettings, frozen=True, kw_only=True):
+    """[log]"""
+
+    #: The share of requests of which each has a line: 0.01 is every hundredth, at random. The level must be "info" or
+    #: "debug". Each line holds the request, and so the serial that was asked for.
+    requests: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
+    #: Whether those lines say who asked. Behind a proxy that is the proxy.
+    client_addresses: bool = False
+
+
 class PrivateSettings(Section, frozen=True, kw_only=True):
     """[private]"""
 
@@ -126,7 +136,7 @@ class Settings(Section, frozen=True, kw_only=True):
     private: PrivateSettings = PrivateSettings()
     audit: AuditSettings = AuditSettings()
     presigned: PresignedSettings = PresignedSettings()
-    log: LogSettings = LogSettings()
+    log: ResponderLogSettings = ResponderLogSettings()
 
 
 def load_settings(path: Path) -> Settings:

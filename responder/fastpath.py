@@ -14,6 +14,7 @@ import httptools
 from responder.answer import NOT_MODIFIED, Answer
 from responder.front import Front
 from responder.protocol import LAST_PATIENCE, Http
+from responder.requestlog import Asked
 
 # A whole request of the common kind fits in here; what is larger is not common.
 _MOST_OCTETS: Final = 16 * 1024
@@ -48,6 +49,7 @@ class FastPath(asyncio.Protocol):
         self._is_common = True
         self._keep = True
         # Of the request that is being answered:
+        self._told: Asked | None = None
         self._answering: asyncio.Task[None] | None = None
         self._early = b""
         self._is_last = False
@@ -207,6 +209,9 @@ class FastPath(asyncio.Protocol):
         self._octets = self._url = self._body = b""
         self._if_none_match = None
         self._begun = self._whole = 0
+        if front.request_log is not None:
+            peer = self._transport.get_extra_info("peername")
+            self._told = front.request_log.draw(method.decode(), url if method == b"GET" else body, peer)
         if method == b"GET":
             answer = front.kept_for_path(url)
             if answer is None:
@@ -243,5 +248,7 @@ class FastPath(asyncio.Protocol):
             octets = answer.head(now) + ending + answer.body
         self._transport.write(octets)
         self._be_patient(self._front.idle)
+        if self._told is not None:
+            self._told.answered(answer)
         if ending is _CLOSE:
             self._transport.close()

@@ -14,6 +14,7 @@ from responder.answer import Answer
 from responder.counting import Counts
 from responder.errors import OcspError, Refusal, TryLater
 from responder.ocsp.path import request_in_path, too_large
+from responder.requestlog import RequestLog
 from responder.service import Service
 
 # From the first octet that is awaited to the last one of a request (seconds): who needs longer holds a connection and
@@ -44,6 +45,7 @@ class Front:
         clock: Callable[[], datetime],
         counts: Counts,
         patience: float = MOST_SECONDS,
+        request_log: RequestLog | None = None,
     ) -> None:
         """`prefix` stands before the request in a GET's path; `idle` is how long one may be silent (seconds).
 
@@ -52,6 +54,7 @@ class Front:
         """
         self.service = service
         self.counts = counts
+        self.request_log = request_log
         self.clock = clock
         self.time = time.monotonic
         self.kept = service.kept

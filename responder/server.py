@@ -26,6 +26,7 @@ from responder.front import Front
 from responder.lookups import LookUps
 from responder.oversight import Shared, Watched, overseen
 from responder.replica import Replica
+from responder.requestlog import RequestLog
 from responder.runtime.clock import SecondClock
 from responder.runtime.db import Database, connect_once
 from responder.runtime.logs import get_logger
@@ -168,6 +169,7 @@ class Responder:
             idle=http.keep_alive,
             clock=clock,
             counts=self._counts,
+            request_log=self._request_log(),
         )
         self._app = create_app(self.front)
         await feed.read_once()
@@ -184,6 +186,10 @@ class Responder:
     async def _open_database(self, dsn: str, most: int) -> Database:
         database = Database(dsn, application="ocsp-responder", most=most, timeout=_PATIENCE)
         return await self._stack.enter_async_context(database)
+
+    def _request_log(self) -> RequestLog | None:
+        log = self._settings.log
+        return RequestLog(log.requests, addresses=log.client_addresses) if log.requests > 0 else None
 
     async def _open_audit(self, clock: Callable[[], datetime]) -> AuditLog | None:
         settings = self._settings.audit

@@ -266,9 +266,16 @@ def test_the_responder_answers_under_its_filters_with_its_credentials_on_the_soc
         "WATCHDOG_USEC": "30000000",
         "OCSP_DATABASE_DSN": "",
         "HOME": str(tmp_path),
+        "RUNTIME_DIRECTORY": str(tmp_path / "run"),
     }
+    (tmp_path / "run").mkdir()
     passed_on = [word for name, value in (told | credentials).items() for word in ("-E", f"{name}={value}")]
-    socket_activate = [program("systemd-socket-activate"), "-l", f"127.0.0.1:{port}", *passed_on]
+    # The private socket first: it is told apart by its name, and by nothing else.
+    private = free_port()
+    socket_activate = [
+        program("systemd-socket-activate"), "-l", f"127.0.0.1:{private}", "-l", f"127.0.0.1:{port}",
+        f"--fdname=private:{unit.stem}.socket", *passed_on,
+    ]  # fmt: skip
     # As after an installation: the settings name the very address that systemd listens on.
     with (tmp_path / "responder.toml").open("a") as settings:
         settings.write(f'[http]\nbind = "127.0.0.1:{port}"\n')
@@ -280,8 +287,21 @@ def test_the_responder_answers_under_its_filters_with_its_credentials_on_the_soc
         assert ask(port, ca, ca.issue("never-registered.example")) == "UNKNOWN"
         ears.wait_for("WATCHDOG=1")
         ears.wait_for("WATCHDOG=1")
+        with urllib.request.urlopen(f"http://127.0.0.1:{private}/readyz", timeout=PATIENCE) as shown:
+            assert json.load(shown)["ready"] is True
+        with urllib.request.urlopen(f"http://127.0.0.1:{private}/metrics", timeout=PATIENCE) as shown:
+            assert b'ocsp_responses_total{type="Success"}' in shown.read()
+        assert len(list((tmp_path / "run").iterdir())) == 1
+        assert values(unit, "ExecReload") == ["/bin/kill", "-HUP", "$MAINPID"]
+        service.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 2 * PATIENCE
+        while "workers.replaced" not in (tmp_path / "service.log").read_text():
+            assert time.monotonic() < deadline, (tmp_path / "service.log").read_text()
+            time.sleep(0.2)
+        assert ask(port, ca, certificate) == "GOOD"
         service.send_signal(signal.SIGTERM)
         assert service.wait(timeout=PATIENCE) == 0
+    assert list((tmp_path / "run").iterdir()) == []
     log = (tmp_path / "service.log").read_text()
     assert "Traceback" not in log, log
     assert "Operation not permitted" not in log, log

@@ -37,6 +37,8 @@ class Cache:
         """Start empty."""
         self._most = most
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        #: Octets of all kept answers and of the requests to them.
+        self.octets = 0
         self._by_key: defaultdict[Key, set[bytes]] = defaultdict(set)
         # A GET's path, exactly as sent, to the request in it: same spelling, same request.
         self._spelled: dict[bytes, bytes] = {}
@@ -78,6 +80,7 @@ class Cache:
             return
         self._drop(request)
         self._kept[request] = _Kept(answer, tuple(about), [])
+        self.octets += len(request) + len(answer.body)
         for key in about:
             self._by_key[key].add(request)
         while len(self._kept) > self._most:
@@ -110,6 +113,7 @@ class Cache:
         self.readings += 1
         self._emptied_in = self.readings
         self._kept.clear()
+        self.octets = 0
         self._by_key.clear()
         self._spelled.clear()
         self._changed_in.clear()
@@ -118,6 +122,7 @@ class Cache:
         kept = self._kept.pop(request, None)
         if kept is None:
             return
+        self.octets -= len(request) + len(kept.answer.body)
         for path in kept.spellings:
             del self._spelled[path]
         for key in kept.about:

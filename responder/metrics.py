@@ -93,6 +93,7 @@ CATALOGUE: Final = (
     Told(_OURS + "audit_failures", Fold.TOTAL, "Bundles that could not be written to the audit log at once."),
     Told(_OURS + "audit_entries_lost", Fold.TOTAL, "Signed responses that the audit log will never show."),
     Told(_OURS + "kept_answers", Fold.SUM, "Signed answers in memory."),
+    Told(_OURS + "kept_octets", Fold.SUM, "Octets of those answers and of the requests to them."),
     Told(_OURS + "feed_age_seconds", Fold.HIGHEST, "Age of the change feed's last reading, in the worst worker."),
     Told(
         _OURS + "signer_remaining_seconds", Fold.LOWEST, "Seconds until a signer's certificate ends.",

@@ -63,7 +63,7 @@ async def overseen(watched: Watched, shared: Shared, settings: PrivateSettings) 
         watched.counts,
         shared.snapshots.writer(os.getpid()),
         examined=checks,
-        kept=lambda: len(watched.cache),
+        kept=lambda: (len(watched.cache), watched.cache.octets),
         clock=watched.clock,
     )
     async with AsyncExitStack() as stack:

@@ -44,10 +44,10 @@ class Reporter:
         writer: Writer,
         *,
         examined: Examined,
-        kept: Callable[[], int],
+        kept: Callable[[], tuple[int, int]],
         clock: Callable[[], datetime],
     ) -> None:
-        """Write nothing yet; `kept` returns how many answers are in memory."""
+        """Write nothing yet; `kept` returns how many answers are in memory, and how many octets."""
         self._counts = counts
         self._writer = writer
         self._examined = examined
@@ -69,7 +69,7 @@ class Reporter:
         self._counts.fold(now=self._clock())
         numbers = numbers_of(self._counts)
         numbers.gauges |= self._examined.gauges() | self._of_process()
-        numbers.gauges[gauge("kept_answers")] = self._kept()
+        numbers.gauges[gauge("kept_answers")], numbers.gauges[gauge("kept_octets")] = self._kept()
         used = resource.getrusage(resource.RUSAGE_SELF)
         numbers.totals[counter("cpu_seconds")] = used.ru_utime + used.ru_stime
         try:

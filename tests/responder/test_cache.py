@@ -77,6 +77,11 @@ class CacheAgainstTheTable(RuleBasedStateMachine):
         )
 
     @invariant()
+    def the_octets_are_those_of_what_is_kept(self) -> None:
+        kept = self.cache._kept.items()
+        assert self.cache.octets == sum(len(request) + len(each.answer.body) for request, each in kept)
+
+    @invariant()
     def no_answer_is_older_than_what_the_feed_has_reported(self) -> None:
         for request in list(self.cache._kept):
             for kept in (self.cache.get(request, now=NOW), self.cache.get_spelled(b"/" + request, now=NOW)):

@@ -123,6 +123,7 @@ def hang_up(responder: Running, *, times: int = 1) -> list[dict[str, object]]:
 def test_a_reload_replaces_every_worker_and_no_client_notices(world: World) -> None:
     requests = requests_of(world)
     with running(world, workers=2) as responder, loaded(responder.port, requests) as load:
+        until(lambda: len(responder.workers()) == 2)
         before = set(responder.workers())
         hang_up(responder)
         assert len(responder.workers()) == 2
@@ -169,6 +170,7 @@ def test_settings_with_a_fault_are_refused_in_one_line_and_the_former_go_on(
     requests = requests_of(world)
     with running(world) as responder:
         settings = world.folder / f"responder-{responder.port}.toml"
+        until(lambda: len(responder.workers()) == 2)
         before, text = set(responder.workers()), settings.read_text()
         settings.write_text(text.replace(*change))
         (refused,) = [line for line in hang_up(responder) if line["event"] == "settings.refused"]

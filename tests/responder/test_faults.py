@@ -404,7 +404,8 @@ def test_workers_that_are_killed_or_stand_still_for_a_while(world: World, record
                 gone.add(killed)
                 os.kill(killed, signal.SIGKILL)
                 until(lambda: len(set(responder.workers()) - gone) == 2)
-        with watch.fault(may=(BROKEN,)):
+        # Whom it had asked is asked too late by then: the deadline goes by the clock, not by who stands still.
+        with watch.fault(may=(BROKEN, TRY_LATER)):
             still = responder.workers()[0]
             os.kill(still, signal.SIGSTOP)
             watch.go_on(3.5)

@@ -230,24 +230,17 @@ class _Collector(Collector):
         for told in CATALOGUE:
             match told.fold:
                 case Fold.TOTAL:
-                    yield _counter(told, self._numbers.totals)
+                    family = CounterMetricFamily(told.name, told.means, labels=told.labels)
+                    yield _of(family, told, self._numbers.totals)
                 case Fold.SPREAD:
                     yield _histogram(told, self._numbers.spreads)
                 case _:
-                    yield _gauge(told, self._numbers.gauges)
+                    gauge = GaugeMetricFamily(told.name, told.means, labels=told.labels)
+                    yield _of(gauge, told, self._numbers.gauges)
 
 
-def _counter(told: Told, totals: Mapping[Series, float]) -> Metric:
-    family = CounterMetricFamily(told.name, told.means, labels=told.labels)
-    for series, value in totals.items():
-        if series[0] == told.name:
-            family.add_metric(series[1:], value)
-    return family
-
-
-def _gauge(told: Told, gauges: Mapping[Series, float]) -> Metric:
-    family = GaugeMetricFamily(told.name, told.means, labels=told.labels)
-    for series, value in gauges.items():
+def _of(family: CounterMetricFamily | GaugeMetricFamily, told: Told, values: Mapping[Series, float]) -> Metric:
+    for series, value in values.items():
         if series[0] == told.name:
             family.add_metric(series[1:], value)
     return family

@@ -38,7 +38,6 @@ _ECDSA: Final = {
 # RevokedInfo begins with revocationTime, of fifteen octets as lint.py has found.
 _TIME_HEADER: Final = bytes.fromhex("180f")
 
-_Digest = hashes.HashAlgorithm | None
 # Octets of the response, of the CertID, and what is said but for the revocation time.
 _Kind = tuple[int, int, str | None, Reason | None]
 
